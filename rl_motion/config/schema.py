@@ -1,0 +1,160 @@
+"""One pydantic model per job section; every default has its only home here.
+
+Unknown keys are refused (`extra="forbid"`); values are frozen once validated.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScheduleConfig(Section):
+    """The noise schedule a denoiser was trained with (part of the model, not of the job)."""
+
+    betas: Literal["cosine", "linear"] = "cosine"
+    timesteps: Positive = 50
+
+
+class ModelConfig(Section):
+    """Which pretrained motion model to post-train: a name from the zoo or a local directory of the same form."""
+
+    name: str = "mdm-embedded"
+
+
+class AdapterConfig(Section):
+    """LoRA through peft. Rank 4 and no dropout are the paper's; alpha and targets were chosen by ablation."""
+
+    rank: Positive = 4
+    alpha: PositiveFloat = 8.0
+    targets: tuple[Literal["attention", "mlp", "condition"], ...] = ("attention", "mlp", "condition")
+
+
+class PolicyConfig(Section):
+    """SDE-DPM-Solver++ as the policy (docs/architecture.md, "The policy")."""
+
+    steps: Positive = 10
+    order: Literal[1, 2] = 2
+    spacing: Literal["trailing", "linspace"] = "trailing"
+    guidance_scale: NonNegative = 1.0
+    last_step: Literal["frozen", "stop"] = "frozen"
+    """What follows the last stochastic transition: one call with the adapter off, or nothing (the sample itself)."""
+    log_prob: Literal["mean", "sum"] = "mean"
+    """Over the elements of a transition (valid frames x features)."""
+
+
+class PromptsConfig(Section):
+    """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
+
+    sources: dict[str, PositiveFloat] = {"target/train": 1.0, "source/train": 1.0}
+    default_length: Positive = 40
+    """Frames, for prompts that come without a length."""
+
+
+class RewardConfig(Section):
+    """One term of the reward; the total is the weighted sum."""
+
+    name: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+class SentinelsConfig(Section):
+    """The band outside which a motion does not count as a success and a run warns."""
+
+    ratio_to_base: PositiveFloat = 1.5
+
+
+class AlgorithmConfig(Section):
+    """DDPO with importance sampling and the PPO clip (arXiv:2305.13301 eq. 8; arXiv:1707.06347 eq. 7)."""
+
+    name: Literal["ddpo"] = "ddpo"
+    clip_range: PositiveFloat = 0.1
+    """On the (balanced) ratio of one transition."""
+    inner_epochs: Positive = 1
+    kl_weight: NonNegative = 0.0
+    """Weight of the exact KL to the reference (adapter off), balanced as the loss is."""
+    balance: Literal["snr", "none"] = "snr"
+    """snr: divide each transition's log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, essential with x0 networks."""
+    advantage_clip: PositiveFloat = 5.0
+    advantage_floor: NonNegative = 0.01
+    """Added to a prompt's reward std: keeps tiny reward differences from being blown up."""
+
+
+class TrainConfig(Section):
+    """Sizes, learning rate and seed."""
+
+    iterations: Positive = 100
+    prompts_per_iteration: Positive = 32
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    prompts_per_unit: Positive = 8
+    learning_rate: PositiveFloat = 7e-4
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    max_grad_norm: PositiveFloat = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _units_are_whole(self) -> TrainConfig:
+        if self.prompts_per_iteration % self.prompts_per_unit:
+            raise ValueError(
+                f"got prompts_per_iteration={self.prompts_per_iteration} and prompts_per_unit={self.prompts_per_unit}; "
+                "want whole units; choose a prompts_per_unit that divides prompts_per_iteration"
+            )
+        return self
+
+
+class RuntimeConfig(Section):
+    """Where the work runs. Changes the speed, never the numbers (threads excepted: they change rounding)."""
+
+    backend: Literal["local", "ray"] = "ray"
+    rollout_workers: Positive = 1
+    reward_workers: Positive = 1
+    threads: Positive = 2
+    """Torch threads of every worker and of the learner, the same on both backends."""
+    keep_commits: Positive = 2
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation, base beside tuned, same prompts and same noise."""
+
+    prompts: Positive = 64
+    samples_per_prompt: Positive = 4
+    guidance_scale: NonNegative | None = None
+    """None: the policy's own."""
+    page_prompts: Annotated[int, Field(ge=0)] = 8
+    seed: Annotated[int, Field(ge=0)] = 20_000
+
+
+class TrackingConfig(Section):
+    """JSONL is always written; MLflow beside it unless its uri is null."""
+
+    mlflow_uri: str | None = "sqlite:///{out}/mlflow.db"
+    """`{out}` is the folder given with --out."""
+    experiment: str = "rl_motion"
+
+
+class Job(Section):
+    """A reproducible run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    policy: PolicyConfig = PolicyConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    rewards: tuple[RewardConfig, ...] = (RewardConfig(name="tmr"),)
+    sentinels: SentinelsConfig = SentinelsConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    train: TrainConfig = TrainConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()

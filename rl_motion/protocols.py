@@ -1,0 +1,96 @@
+"""The seams, nothing else: what a model, a policy, a reward and an algorithm must offer.
+
+Legend: B rows, S stochastic transitions, F frames, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from rl_motion.config import ScheduleConfig
+from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Representation, Trajectory, Unit
+
+PredictionType = Literal["sample", "epsilon"]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A diffusion network with its text encoder, its schedule and its way back to motion."""
+
+    prediction_type: PredictionType
+    schedule: ScheduleConfig
+    representation: Representation
+    network: nn.Module
+    """What the adapter attaches to."""
+
+    def encode_text(self, texts: Sequence[str]) -> Any:
+        """Condition for these texts, one row each; opaque to the policy."""
+
+    def null_condition(self, batch: int) -> Any:
+        """Condition of the unconditional half of classifier-free guidance."""
+
+    def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
+        """The network's raw prediction [B, F, D] (x0 or eps, see prediction_type) at integer timesteps t_B."""
+
+    def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
+        """Un-normalised motion features; differentiable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A trajectory's log-probs and each transition's mean and std under the current parameters.
+
+    log_prob_BS [B, S]; mean_BSFD [B, S, F, D]; std_S [S] (the same for every row).
+    """
+
+    log_prob_BS: Tensor
+    mean_BSFD: Tensor
+    std_S: Tensor
+
+
+@runtime_checkable
+class MotionPolicy(Protocol):
+    """A model seen as a stochastic policy: samples trajectories and scores them again with gradient."""
+
+    schedule_hash: str
+
+    def rollout(self, unit: Unit, *, policy_version: int = 0) -> Trajectory:
+        """Sample the unit, without gradient."""
+
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
+        """Score the trajectory's transitions under the current parameters; `adapter=False`: the reference's."""
+
+    def decode(self, trajectory: Trajectory) -> Motions:
+        """The trajectory's final motion, un-normalised."""
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """A copy of the adapter."""
+
+    def load_adapter_state(self, state: AdapterState) -> None:
+        """Replace the adapter, strictly."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores motions against their prompts, higher is better."""
+
+    accepts: frozenset[Representation]
+    differentiable: bool
+
+    def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
+        """Reward [B] of each motion for its row's prompt; `motions` are un-normalised."""
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A loss over experience. It never logs and never touches Ray."""
+
+    needs: frozenset[str]
+    inner_epochs: int
+
+    def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
+        """Mean loss over the rows of one unit (scalar, with gradient) and what to record about it."""

@@ -1,0 +1,115 @@
+"""Frozen values that cross processes, from prompts to metrics.
+
+Legend: B samples of a unit (prompts x samples per prompt, prompt-major), S stochastic transitions,
+F frames of the unit's canvas, D features of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+Metrics = dict[str, float]
+"""Scalars by name, `stage/name`; whoever computes them returns them, only the loop records them."""
+
+AdapterState = Mapping[str, Tensor]
+"""LoRA tensors by sorted name: the only weights that train and travel."""
+
+
+class Representation(StrEnum):
+    """What the last axis of a motion tensor means."""
+
+    HUMANML3D_263 = "humanml3d-263"
+
+
+class Normalisation(StrEnum):
+    """How the features are scaled. Four conventions coexist in the field; mixing them is the classic silent bug."""
+
+    NONE = "none"
+    DATASET = "dataset"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text-only prompt. `id` is a hash of its content; `group` names its action, for reports and oracles."""
+
+    id: str
+    text: str
+    length: int
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Motions:
+    """Generated motions: features_BFD (zero beyond length), length_B (int64), frames per second.
+
+    Stays on the autograd graph where it was made with gradient.
+    """
+
+    features_BFD: Tensor
+    length_B: Tensor
+    fps: float
+    representation: Representation
+    normalisation: Normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A fixed-size piece of work: `samples_per_prompt` motions for each prompt.
+
+    Its noise is keyed by (seed, iteration, prompt id, sample, step): who computes it, and when, changes nothing.
+    """
+
+    seed: int
+    iteration: int
+    index: int
+    prompts: tuple[Prompt, ...]
+    samples_per_prompt: int
+
+    @property
+    def batch(self) -> int:
+        """B: rows of the unit, prompt-major (row = prompt * samples_per_prompt + sample)."""
+        return len(self.prompts) * self.samples_per_prompt
+
+    @property
+    def row_prompts(self) -> tuple[Prompt, ...]:
+        """The prompt of each row."""
+        return tuple(p for p in self.prompts for _ in range(self.samples_per_prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What a rollout leaves behind for scoring and replay; knows its origin.
+
+    latents_BTFD: T = S + 1 latents, from pure noise to the last stochastic transition's sample, quantised as stored.
+    log_prob_BS: behaviour log-probs. x0_BFD: the final motion in the model's own normalised space.
+    """
+
+    unit: Unit
+    latents_BTFD: Tensor
+    log_prob_BS: Tensor
+    x0_BFD: Tensor
+    length_B: Tensor
+    policy_version: int
+    adapter_sha256: str
+    schedule_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rewards of one unit: each by name, unweighted, and their weighted sum, all [B]."""
+
+    unit_index: int
+    rewards: Mapping[str, Tensor]
+    total_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What the learner reads for one unit: the trajectory and one advantage per row [B]."""
+
+    trajectory: Trajectory
+    advantage_B: Tensor
