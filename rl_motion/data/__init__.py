@@ -1,0 +1,1 @@
+"""Motion-text datasets and the embedded world."""

@@ -1,0 +1,133 @@
+"""The embedded world, first dialect: its splits, its prompts and its motions.
+
+Six splits, `source|target`/`train|val|test`, share no combination (`Claim`), whatever the wording. A prompt's text and
+length and a motion's style are functions of (split, claim, index) alone, so every process sees the same world.
+Legend: N motions, F frames, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_motion.config import UserError
+from rl_motion.data.actions import perform
+from rl_motion.data.grammar import Claim, render, source_claims, target_claims
+from rl_motion.motion.features import joints_to_features
+from rl_motion.types import Prompt
+
+FRAMES = 40
+"""Longest motion, in feature frames."""
+LENGTHS = (38, 39, 40)
+SPLITS = tuple(f"{domain}/{part}" for domain in ("source", "target") for part in ("train", "val", "test"))
+PROMPTS_PER_CLAIM = 12
+"""Wordings of each combination in `prompts`."""
+
+
+def _digest(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+def _values(claim: Claim, *, with_side: bool) -> set[tuple[object, ...]]:
+    """What train must keep so that this claim can be composed: each of its values, together with its side or alone."""
+    side = claim.side if with_side else ""
+    values: set[tuple[object, ...]] = {("count", side, claim.count), ("speed", side, claim.speed)}
+    return values | {("extent", side, claim.extent), ("side", claim.side)}
+
+
+def _split_action(claims: list[Claim]) -> dict[Claim, str]:
+    """A quarter of an action's combinations to test, an eighth to val, while train keeps every value of every side.
+
+    Actions with few combinations cannot keep each value on each side: there train keeps each value on some side.
+    """
+    order = sorted(claims, key=lambda c: _digest("split", c.key))
+    sides = sorted({c.side for c in claims})
+    out = dict.fromkeys(claims, "train")
+    for part, number in (("test", max(round(len(claims) / 4), len(sides))), ("val", round(len(claims) / 8))):
+        for turn in range(number):
+            # Sides take turns, so that left and right are tested alike.
+            ranked = sorted(order, key=lambda c: c.side != sides[turn % len(sides)])
+            free = [c for c in ranked if out[c] == "train"]
+            for claim in [c for c in free if _composable(c, free, with_side=len(claims) > 6)][:1]:
+                out[claim] = part
+    return out
+
+
+def _composable(claim: Claim, train: list[Claim], *, with_side: bool) -> bool:
+    rest = [_values(c, with_side=with_side) for c in train if c != claim]
+    return _values(claim, with_side=with_side) <= set().union(*rest)
+
+
+@cache
+def splits() -> dict[str, tuple[Claim, ...]]:
+    """The combinations of every split; disjoint."""
+    out: dict[str, list[Claim]] = {name: [] for name in SPLITS}
+    for domain, claims in (("source", source_claims()), ("target", target_claims())):
+        for action in dict.fromkeys(c.action for c in claims):
+            for claim, part in _split_action([c for c in claims if c.action == action]).items():
+                out[f"{domain}/{part}"].append(claim)
+    return {name: tuple(claims) for name, claims in out.items()}
+
+
+def _check(split: str) -> None:
+    if split not in SPLITS:
+        raise UserError(
+            f"got split {split!r}; want one of {', '.join(SPLITS)}; choose one of these or give a text file"
+        )
+
+
+def make_prompt(split: str, claim: Claim, index: int) -> Prompt:
+    """The index-th wording of a combination, with its length in frames."""
+    rng = Random(_digest("prompt", split, claim.key, index))
+    text, length = render(claim, rng), rng.choice(LENGTHS)
+    identity = hashlib.sha256(f"{text}\x1f{length}".encode()).hexdigest()[:16]
+    return Prompt(identity, text, length, claim.action)
+
+
+def prompts(split: str) -> list[Prompt]:
+    """The captions of a split, without their motions: all that post-training reads.
+
+    Raises:
+        UserError: an unknown split.
+    """
+    _check(split)
+    made = [make_prompt(split, c, i) for i in range(PROMPTS_PER_CLAIM) for c in splits()[split]]
+    return list({p.id: p for p in made}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """Captioned motions: features_NFD (zero beyond length), length_N, captions, and the combination of each."""
+
+    features_NFD: NDArray[np.float32]
+    length_N: NDArray[np.int64]
+    captions: tuple[str, ...]
+    claims: tuple[Claim, ...]
+
+
+def clips(split: str, number: int, seed: int = 0) -> Clips:
+    """`number` motions of a split with a caption each, cycling through its combinations.
+
+    Raises:
+        UserError: an unknown split.
+    """
+    _check(split)
+    claims = splits()[split]
+    features = np.zeros((number, FRAMES, 263), np.float32)
+    length = np.zeros(number, np.int64)
+    captions = []
+    for n in range(number):
+        claim = claims[n % len(claims)]
+        prompt = make_prompt(split, claim, _digest("clip", seed, n))
+        motion = joints_to_features(
+            perform(claim, prompt.length + 1, np.random.default_rng(_digest("motion", split, seed, n))),
+            continuous_yaw=True,
+        )
+        features[n, : prompt.length], length[n] = motion, prompt.length
+        captions.append(prompt.text)
+    return Clips(features, length, tuple(captions), tuple(claims[n % len(claims)] for n in range(number)))

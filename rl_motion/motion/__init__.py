@@ -1,0 +1,1 @@
+"""Skeletons, rotations, HumanML3D features, motion sentinels and the HTML viewer (no I/O, no learning)."""
