@@ -24,6 +24,10 @@ class Denoiser(Protocol):
     prediction_type: PredictionType
     schedule: ScheduleConfig
     representation: Representation
+    features: int
+    """D of the latent that `predict` reads and writes."""
+    mask_frames: bool
+    """Whether frames beyond the length are hidden from the network; if not, a unit has one length."""
     network: nn.Module
     """What the adapter attaches to."""
 
@@ -44,12 +48,16 @@ class Denoiser(Protocol):
 class Replay:
     """A trajectory's log-probs and each transition's mean and std under the current parameters.
 
-    log_prob_BS [B, S]; mean_BSFD [B, S, F, D]; std_S [S] (the same for every row).
+    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond length; std_S [S], the same for every row.
+    gain_S [S]: stds that the mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
+    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (length * D) for `mean`).
     """
 
     log_prob_BS: Tensor
     mean_BSFD: Tensor
     std_S: Tensor
+    gain_S: Tensor
+    scale_B: Tensor
 
 
 @runtime_checkable
@@ -66,6 +74,9 @@ class MotionPolicy(Protocol):
 
     def decode(self, trajectory: Trajectory) -> Motions:
         """The trajectory's final motion, un-normalised."""
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """The adapter's own trainable parameters, by sorted name (what the learner optimises)."""
 
     def adapter_state(self) -> dict[str, Tensor]:
         """A copy of the adapter."""

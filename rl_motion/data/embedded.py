@@ -27,6 +27,8 @@ LENGTHS = (38, 39, 40)
 SPLITS = tuple(f"{domain}/{part}" for domain in ("source", "target") for part in ("train", "val", "test"))
 PROMPTS_PER_CLAIM = 12
 """Wordings of each combination in `prompts`."""
+WORDINGS = 48
+"""Wordings of each combination in captioned motion."""
 
 
 def _digest(*parts: object) -> int:
@@ -123,7 +125,7 @@ def clips(split: str, number: int, seed: int = 0) -> Clips:
     captions = []
     for n in range(number):
         claim = claims[n % len(claims)]
-        prompt = make_prompt(split, claim, _digest("clip", seed, n))
+        prompt = make_prompt(split, claim, _digest("clip", seed, n) % WORDINGS)
         motion = joints_to_features(
             perform(claim, prompt.length + 1, np.random.default_rng(_digest("motion", split, seed, n))),
             continuous_yaw=True,

@@ -1,0 +1,138 @@
+"""Rebuild the small weights in rl_motion/zoo: text encoder, TMR, base denoisers and the supervised upper bound.
+
+    python jobs/build_zoo.py all                     # everything, about 75 core-minutes
+    python jobs/build_zoo.py denoiser --name mdm-embedded --seed 0
+    python jobs/build_zoo.py cards                   # measure every model and write its card
+
+The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (DESIGN: the owner of
+the target data shares a trained evaluator, not the data). Nothing sees val or test.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from rl_motion.config import ScheduleConfig
+from rl_motion.data.embedded import WORDINGS, clips, make_prompt, splits
+from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
+from rl_motion.models.pretraining import (
+    MotionText,
+    Recipe,
+    TokenTexts,
+    feature_statistics,
+    train_denoiser,
+    train_text_encoder,
+    train_tmr,
+)
+from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
+from rl_motion.models.tmr import TMR, TMRConfig
+from rl_motion.models.zoo import ZOO, CheckpointConfig, network_shape, save_checkpoint
+
+app = typer.Typer(add_completion=False, help=__doc__)
+TEXT = "text-embedded"
+CLIPS = 12_000
+"""Motions per split in pretraining."""
+Zoo = Annotated[Path, typer.Option(help="Where the weights go.")]
+
+
+def _report(name: str, steps: int):  # noqa: ANN202
+    started, mean = time.time(), [0.0]
+
+    def on_step(step: int, loss: float) -> None:
+        mean[0] = loss if step == 0 else 0.98 * mean[0] + 0.02 * loss
+        if step % 250 == 0 or step == steps - 1:
+            typer.echo(f"{name} {step + 1}/{steps} loss {mean[0]:.4f} {time.time() - started:.0f}s")
+
+    return on_step
+
+
+def _wordings(names: list[str]) -> list[list[str]]:
+    return [[make_prompt(s, c, i).text for i in range(WORDINGS)] for s in names for c in splits()[s]]
+
+
+@app.command()
+def text(zoo: Zoo = ZOO, steps: int = 1500) -> None:
+    """Text encoder: words and paraphrases of the train captions (vocabulary of all captions)."""
+    vocabulary = [w for s in splits() for group in _wordings([s]) for w in group]
+    create_tiny_bert(vocabulary, zoo / TEXT, TinyBertConfig())
+    recipe = Recipe(steps=steps, batch=64)
+    train_text_encoder(zoo / TEXT, _wordings(["source/train", "target/train"]), recipe, _report("text", steps))
+
+
+class _Data:
+    """Captioned motion of some splits as tensors, normalised by the first split's statistics."""
+
+    def __init__(self, zoo: Path, names: list[str], seed: int) -> None:
+        made = [clips(name, CLIPS, seed) for name in names]
+        first = made[0]
+        self.mean_D, self.std_D = feature_statistics(
+            torch.from_numpy(first.features_NFD), torch.from_numpy(first.length_N)
+        )
+        captions = sorted({c for m in made for c in m.captions})
+        self.encoder = TextEncoder(zoo / TEXT)
+        self.pooled_UC = self.encoder.pooled(captions)
+        self.texts = TokenTexts(*self.encoder.tokens(captions))
+        index = {c: i for i, c in enumerate(captions)}
+        self.parts: list[tuple[MotionText, torch.Tensor]] = []
+        for part in made:
+            features = (torch.from_numpy(part.features_NFD) - self.mean_D) / self.std_D
+            length = torch.from_numpy(part.length_N)
+            features *= (torch.arange(features.shape[1])[None] < length[:, None])[..., None]
+            keys = sorted({c.key for c in part.claims})
+            claim = torch.tensor([keys.index(c.key) for c in part.claims])
+            caption = torch.tensor([index[c] for c in part.captions])
+            self.parts.append((MotionText(features, length, caption), claim))
+
+    def joined(self) -> MotionText:
+        """All parts as one."""
+        parts = [p for p, _ in self.parts]
+        return MotionText(
+            torch.cat([p.features_NFD for p in parts]),
+            torch.cat([p.length_N for p in parts]),
+            torch.cat([p.caption_N for p in parts]),
+        )
+
+
+@app.command()
+def tmr(zoo: Zoo = ZOO, steps: int = 3000, seed: int = 0) -> None:
+    """The reward: TMR on the motion and captions of source/train and target/train."""
+    data = _Data(zoo, ["source/train", "target/train"], seed=100 + seed)
+    torch.manual_seed(seed)
+    shape = TMRConfig(
+        features=263, text_dim=data.encoder.token_dim, latent_dim=96, ff_size=192, num_layers=3, num_heads=4,
+        dropout=0.0, max_len=128,
+    )  # fmt: skip
+    model = TMR(shape)
+    rest_D = -data.mean_D / data.std_D
+    recipe = Recipe(steps=steps, learning_rate=7e-4, seed=seed)
+    train_tmr(model, data.parts, data.texts, rest_D, recipe, _report("tmr", steps))
+    config = CheckpointConfig(kind="tmr", network=network_shape(model), text_encoder=TEXT)
+    save_checkpoint(zoo / "tmr-embedded", model, config, MotionSpace(data.mean_D, data.std_D))
+
+
+@app.command()
+def denoiser(
+    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 0, steps: int = 9000, upper_bound: bool = False
+) -> None:
+    """A base denoiser on source/train; `--upper-bound`: on target/train too."""
+    names = ["source/train", "target/train"] if upper_bound else ["source/train"]
+    data = _Data(zoo, names, seed=200 + seed)
+    torch.manual_seed(seed)
+    shape = MDMConfig(
+        latent_dim=96, ff_size=256, num_layers=4, num_heads=4, text_dim=data.encoder.pooled_dim, mask_frames=True,
+        pos_embed_max_len=128, dropout=0.0,
+    )  # fmt: skip
+    model, schedule = MDM(shape), ScheduleConfig(betas="cosine", timesteps=50)
+    recipe = Recipe(steps=steps, seed=seed)
+    train_denoiser(model, data.joined(), data.pooled_UC, schedule, recipe, _report(name, steps))
+    config = CheckpointConfig(kind="mdm", network=network_shape(model), text_encoder=TEXT, schedule=schedule)
+    save_checkpoint(zoo / name, model, config, MotionSpace(data.mean_D, data.std_D))
+
+
+if __name__ == "__main__":
+    app()

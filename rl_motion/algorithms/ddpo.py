@@ -1,0 +1,95 @@
+"""DDPO with importance sampling (arXiv:2305.13301 eq. 8) and the PPO clip (arXiv:1707.06347 eq. 7).
+
+One ratio per transition:
+
+    l_t   = (log p_new(x_t+1 | x_t) - log p_old(x_t+1 | x_t)) / c_t
+    loss  = - mean over rows and transitions of min(exp(l_t) A, clip(exp(l_t), 1 - eps, 1 + eps) A)
+            + kl_weight * mean over rows and transitions of KL_t / c_t
+
+`balance: snr` sets c_t = k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, how many stds the mean moves per unit of
+predicted x0. The gradient of log p with respect to x0 is k_t times a standard normal: undivided, k_t^2 spans
+three orders of magnitude over ten steps, and one clip range freezes the late steps and starves the early
+ones. `none` sets c_t = 1.
+
+KL_t is the exact KL of a transition to the reference's (adapter off), averaged or summed over elements as the
+log-probs are. It is divided by the same c_t: each transition's objective A l_t - kl_weight KL_t is weighted
+by 1 / c_t as a whole, so that the exchange rate between reward and KL is the same at every step and the one
+that `kl_weight` names.
+
+Differs from the paper: the balance, the solver, advantages from the group alone, and the KL term.
+
+Legend: B rows, S stochastic transitions, F frames, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rl_motion.config import AlgorithmConfig
+from rl_motion.diffusion import kl_divergence
+from rl_motion.protocols import MotionPolicy, Replay
+from rl_motion.types import Experience, Metrics
+
+
+class DDPO:
+    """The loss above as an `Algorithm` (rl_motion.protocols)."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        """Keep the settings."""
+        self.inner_epochs = config.inner_epochs
+        self._config = config
+
+    def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
+        """Mean loss over one unit's rows and transitions, and what to record about it.
+
+        Metrics, in total and per transition (`_s00` is the noisiest): `policy/clip_fraction` (ratio outside
+        the range), `policy/kl` (exact, to the reference, unbalanced), `policy/abs_dlogp` (unbalanced) and
+        `policy/gradient_share`.
+        """
+        replay = policy.replay(batch.trajectory)
+        log_prob_BS = replay.log_prob_BS
+        advantage_B1 = batch.advantage_B.to(log_prob_BS)[:, None]
+        log_ratio_BS = log_prob_BS - batch.trajectory.log_prob_BS.to(log_prob_BS)
+        balance_S = replay.gain_S if self._config.balance == "snr" else torch.ones_like(replay.gain_S)
+        ratio_BS = torch.exp(log_ratio_BS / balance_S)
+        clip = self._config.clip_range
+        clipped_BS = ratio_BS.clamp(1.0 - clip, 1.0 + clip)
+        policy_loss = -torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1).mean()
+
+        with torch.no_grad():
+            reference = policy.replay(batch.trajectory, adapter=False)
+        kl_BS = kl_divergence(replay.mean_BSFD, reference.mean_BSFD, replay.std_S) * replay.scale_B[:, None]
+        loss = policy_loss
+        if self._config.kl_weight > 0.0:
+            loss = loss + self._config.kl_weight * (kl_BS / balance_S).mean()
+
+        per_step = {
+            "clip_fraction": ((ratio_BS - 1.0).abs() > clip).double().mean(dim=0),
+            "kl": kl_BS.detach().mean(dim=0),
+            "abs_dlogp": log_ratio_BS.detach().abs().mean(dim=0),
+        }
+        metrics = {"policy/loss": policy_loss.item(), "policy/ratio_max": ratio_BS.max().item()}
+        for name, value_S in per_step.items():
+            metrics[f"policy/{name}"] = value_S.mean().item()
+            metrics |= _by_step(name, value_S)
+        metrics |= _by_step("gradient_share", _gradient_share(policy_loss, replay))
+        return loss, metrics
+
+
+def _gradient_share(policy_loss: Tensor, replay: Replay) -> Tensor:
+    """Each transition's share [S] of the surrogate's gradient with respect to the network's x0 predictions.
+
+    The norm of the gradient with respect to a transition's mean, times d mean / d x0 = std k_t (its own
+    prediction, first order). A proxy for the share in the parameters' gradient that costs no backward pass
+    through the network.
+    """
+    (gradient_BSFD,) = torch.autograd.grad(policy_loss, replay.mean_BSFD, retain_graph=True)
+    norm_S = gradient_BSFD.double().square().sum(dim=(0, 2, 3)).sqrt() * replay.std_S * replay.gain_S
+    return norm_S / norm_S.sum().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _by_step(name: str, value_S: Tensor) -> Metrics:
+    return {f"policy/{name}_s{step:02d}": value for step, value in enumerate(value_S.tolist())}

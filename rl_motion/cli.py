@@ -1,0 +1,196 @@
+"""The command line: `rl-motion --help`. Commands import what is slow only when they run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from rl_motion.config.errors import RunFault, UserError
+
+if TYPE_CHECKING:
+    from rl_motion.runtime.frontend import Outcome
+
+app = typer.Typer(
+    name="rl-motion",
+    help="Post-train text-to-motion models with reinforcement learning, from text prompts alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A YAML file, or the name of a packaged job.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one key of the job; repeatable.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The run is DIR/<job name>.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Same as --set train.seed=N.")]
+_RUNS = Path("runs")
+
+
+@app.command()
+def demo(out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption = None) -> None:
+    """Post-train the embedded model on this machine and show before and after."""
+    train("demo", out, overrides, seed)
+
+
+@app.command()
+def train(
+    job: JobArgument, out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption = None
+) -> None:
+    """Run a job: train, evaluate, report."""
+    with _guarded():
+        from rl_motion.config.load import load_job
+
+        resolved = load_job(job, overrides or [], seed)
+        from rl_motion.runtime import frontend
+
+        _conclude(frontend.start(resolved, out, _stdout()))
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    overrides: SetOption = None,
+) -> None:
+    """Go on with a run that was interrupted, bit for bit; `--set train.iterations=N` makes it longer."""
+    with _guarded():
+        from rl_motion.runtime import frontend
+
+        _conclude(frontend.resume(run, overrides or [], _stdout()))
+
+
+@app.command()
+def sample(  # noqa: PLR0913, PLR0917 - options
+    prompt: Annotated[list[str], typer.Option(help="What the motion shall be; repeatable.")],
+    model: Annotated[
+        str | None, typer.Option(help="A model's name or directory; default: the adapter's.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A run's adapter/; default: none.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Frames; default: the job's prompts.default_length.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Motions per prompt.")] = 1,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("sample.html"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+) -> None:
+    """Sample motions and write a page of moving skeletons, with their joints as a NumPy file beside it."""
+    with _guarded():
+        from rl_motion.prompts.pool import make_prompt
+        from rl_motion.runtime import sampling
+
+        if out.suffix != ".html":
+            raise UserError(f"got --out {out}; want a file that ends in .html; rename it")
+        job = sampling.job_of(adapter, model)
+        frames = length if length is not None else job.prompts.default_length
+        prompts = [make_prompt(text, frames) for text in prompt]
+        policy = sampling.load_policy(job, adapter)
+        array = sampling.sample_page(policy, prompts, samples, seed=seed, page=out)
+        _say(f"motions: {out}", f"joints:  {array}")
+
+
+@app.command()
+def config(job: JobArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
+    """Print the resolved job: every key with its value."""
+    with _guarded():
+        from rl_motion.config.load import dump_job, load_job
+
+        typer.echo(dump_job(load_job(job, overrides or [], seed)), nl=False)
+
+
+@app.command()
+def ui(
+    out: OutOption = _RUNS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow's pages on the runs in DIR, for this machine alone."""
+    with _guarded():
+        database = out.resolve() / "mlflow.db"
+        if not database.is_file():
+            raise UserError(
+                f"got --out {out}, which holds no mlflow.db; want the DIR of a run; give it, or train first"
+            )
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        _say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        store = ["--backend-store-uri", f"sqlite:///{database}"]
+        artifacts = ["--default-artifact-root", (out.resolve() / "mlartifacts").as_uri()]
+        where = ["--host", "127.0.0.1", "--port", str(port)]
+        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where])
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _conclude(outcome: Outcome) -> None:
+    """The table on held-out prompts, and where everything is."""
+    from rl_motion.evaluation.report import before_after_table
+    from rl_motion.runtime.progress import duration
+
+    folder = outcome.folder
+    _stdout().print(before_after_table(dict(outcome.report)))
+    out = "" if folder.parent == _RUNS else f" --out {folder.parent}"
+    _say(
+        f"run:     {folder} ({duration(outcome.wall_s)})",
+        f"adapter: {folder / 'adapter'}",
+        f"motions: {folder / 'report.html'}",
+        f"MLflow:  rl-motion ui{out}",
+    )
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Ends that people can act on: 2 for their mistakes, 1 for faults, 130 for Ctrl-C."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logger = logging.getLogger("rl_motion")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except UserError as error:
+        _fail(error, 2)
+    except RunFault as error:
+        _fail(error, 1)
+    except KeyboardInterrupt as error:
+        _fail(error, 130)
+    except Exception as error:
+        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        raise typer.Exit(1) from None
+    finally:
+        logger.removeHandler(handler)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    name = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    for line in [f"{'' if code == 130 else 'error: '}{name}", *getattr(error, "__notes__", [])]:
+        typer.echo(line, err=True)
+    raise typer.Exit(code) from None
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _stdout() -> Console:
+    return Console()
+
+
+if __name__ == "__main__":
+    main()

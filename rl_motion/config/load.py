@@ -1,0 +1,217 @@
+"""From a YAML job file and `--set a.b=c` to a validated `Job`; every mistake becomes a `UserError`."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rl_motion.config.errors import UserError
+from rl_motion.config.schema import Job
+
+_MAX_BYTES = 1_000_000
+
+
+class _JobLoader(yaml.SafeLoader):
+    """yaml.SafeLoader (no Python objects) that also refuses a key written twice: YAML would keep the last silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping, or a ConstructorError that names the repeated key."""
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_job(source: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Job:
+    """The job in a YAML file, or the packaged job of that name, with overrides applied in order.
+
+    Args:
+        source: path of a YAML file, or the name of a packaged job (see `packaged_jobs`).
+        overrides: `a.b=c` strings; values are YAML, list items are addressed by number (`rewards.0.weight=2`).
+        seed: replaces `train.seed`, last of all.
+
+    Raises:
+        UserError: the file is missing, is not YAML, builds objects, or does not fit the schema.
+    """
+    path = find_job(source)
+    tree = _read_yaml(path)
+    sets = [*overrides, *([f"train.seed={seed}"] if seed is not None else [])]
+    for override in sets:
+        _apply(tree, override)
+    return _validate(tree, str(path), sets)
+
+
+def dump_job(job: Job) -> str:
+    """The resolved job as YAML, every default written out; `load_job` reads it back to an equal job."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def packaged_jobs() -> dict[str, Path]:
+    """Jobs that ship inside the package, by name."""
+    folder = Path(str(resources.files("rl_motion"))) / "zoo" / "jobs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_job(source: str | Path) -> Path:
+    """The file meant by a path or by a packaged job's name; raises UserError."""
+    path = Path(source)
+    packaged = packaged_jobs()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"got the folder {path}; want a job file; name a .yaml file in it")
+    if str(source) in packaged:
+        return packaged[str(source)]
+    near = difflib.get_close_matches(str(source), packaged, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "check the path"
+    raise UserError(
+        f"got JOB={str(source)!r}, which is no file; want a YAML file or one of {sorted(packaged)}; {hint}"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"{path}: got {path.stat().st_size} bytes; want a job file; check the path")
+    try:
+        tree = yaml.load(path.read_bytes().decode("utf-8"), Loader=_JobLoader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: got bytes that are not UTF-8 (at {error.start}); save it as UTF-8"
+        ) from None
+    except yaml.constructor.ConstructorError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(
+            f"{path}: got {error.problem}{where}; want plain values (objects are never built, keys are unique); "
+            "remove it"
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path}: got text that is not YAML ({_one_line(error)}); fix that line") from None
+    if tree is None:
+        raise UserError(f"{path}: got an empty file; want a mapping of job keys; start with `name: my-run`")
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path}: got a {type(tree).__name__}; want a mapping of job keys such as `name: my-run`"
+        )
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=c` in place; missing sections are made, so that validation can name the nearest key."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"got --set {override!r}; want a.b=c; for example --set train.iterations=20")
+    try:
+        value = yaml.load(text, Loader=_JobLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"got --set {override!r}; want a YAML value after `=` ({_one_line(error)})") from None
+    node: Any = tree
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[:depth])
+        if not isinstance(node, (list, dict)):
+            raise UserError(
+                f"got --set {override!r}; want a key, but {where!r} is the value {node!r}; set {where}=..."
+            )
+        slot: Any = _index(node, part, where, override) if isinstance(node, list) else part
+        if depth == len(parts) - 1:
+            node[slot] = value
+        else:
+            if isinstance(node, dict) and node.get(slot) is None:
+                node[slot] = {}
+            node = node[slot]
+
+
+def _index(node: list[Any], part: str, where: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
+        raise UserError(
+            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the whole list"
+        )
+    return int(part)
+
+
+def _validate(tree: Mapping[str, Any], source: str, sets: Sequence[str]) -> Job:
+    try:
+        return Job.model_validate(tree)
+    except ValidationError as error:
+        lines = [_teach(dict(item), sets) for item in error.errors()]
+        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
+    """One pydantic error as got / want / do."""
+    loc: tuple[str | int, ...] = item["loc"]
+    path = ".".join(map(str, loc))
+    came = [text for text in sets if text.partition("=")[0].strip() == path]
+    origin = f" (from --set {came[-1]})" if came else ""
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    match item["type"]:
+        case "extra_forbidden":
+            return f"got the unknown key {path!r}{origin}; {_nearest(loc)}"
+        case "missing":
+            return f"got no {path!r}; want one; add `{path}: ...`"
+        case "value_error":
+            return f"{path}: {message}{origin}"
+        case _:
+            value = _short(item["input"])
+            return f"{path}: got {value}{origin}; want {message[:1].lower()}{message[1:]}; change it"
+
+
+def _nearest(loc: tuple[str | int, ...]) -> str:
+    siblings = _keys_at(loc[:-1])
+    name, prefix = str(loc[-1]), ".".join(map(str, loc[:-1]))
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {'.'.join(filter(None, [prefix, near[0]]))!r}? want one of {siblings}"
+    leaves = {leaf.rsplit(".", 1)[-1]: leaf for leaf in _leaves(Job)}
+    elsewhere = difflib.get_close_matches(name, leaves, n=1, cutoff=0.7)
+    if elsewhere:
+        return f"did you mean {leaves[elsewhere[0]]!r}?"
+    return f"want one of {siblings}; remove it"
+
+
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] | None = Job
+    for part in loc:
+        if isinstance(part, str) and model is not None and part in model.model_fields:
+            model = _section(model.model_fields[part].annotation)
+    return sorted(model.model_fields) if model is not None else []
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section is None:
+            yield prefix + name
+        elif isinstance(field.annotation, type):
+            yield from _leaves(section, f"{prefix}{name}.")
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    """The section an annotation holds, directly or as the items of a tuple or an alternative of a union."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((found for arg in typing.get_args(annotation) if (found := _section(arg))), None)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

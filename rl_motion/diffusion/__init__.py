@@ -1,0 +1,25 @@
+"""Noise schedules, the SDE-DPM-Solver++ transition and guidance."""
+
+from rl_motion.diffusion.gaussian import kl_divergence, log_prob
+from rl_motion.diffusion.guidance import guided
+from rl_motion.diffusion.schedule import (
+    FinalSigma,
+    alphas_cumprod,
+    schedule_hash,
+    sigma_hats,
+    spaced_timesteps,
+)
+from rl_motion.diffusion.solver import SolverTables, solver_tables
+
+__all__ = [
+    "FinalSigma",
+    "SolverTables",
+    "alphas_cumprod",
+    "guided",
+    "kl_divergence",
+    "log_prob",
+    "schedule_hash",
+    "sigma_hats",
+    "solver_tables",
+    "spaced_timesteps",
+]

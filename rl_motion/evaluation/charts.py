@@ -1,0 +1,77 @@
+"""Small inline SVG charts: learning curves and before/after bars. No script, no font, no file from elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rl_motion.evaluation.format import number
+
+CURVES = re.compile(r"(^|/)(reward|kl|clip_fraction)(/(total|mean))?$|held_out|validation|^val/")
+"""Metrics worth a curve, by name."""
+MOST_CURVES = 6
+
+Point = tuple[float, float]
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """(iteration, value) by metric, for those that `CURVES` names and that have two points; at most six of them.
+
+    Args:
+        metrics: the lines of metrics.jsonl; each may hold `iteration`, and metrics at its top or under
+            `metrics`.
+    """
+    series: dict[str, list[Point]] = {}
+    for index, line in enumerate(metrics):
+        nested = line.get("metrics")
+        values = nested if isinstance(nested, Mapping) else line
+        iteration = float(line.get("iteration", index))
+        for name, value in values.items():
+            if CURVES.search(name) and isinstance(value, int | float) and math.isfinite(value):
+                series.setdefault(name, []).append((iteration, float(value)))
+    return dict([item for item in series.items() if len(item[1]) > 1][:MOST_CURVES])
+
+
+def curve_svg(name: str, points: Sequence[Point]) -> str:
+    """One metric over iterations, with its range and its last value."""
+    width, height, pad = 300.0, 110.0, 8.0
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    span_x = (max(xs) - min(xs)) or 1.0
+    span_y = (max(ys) - min(ys)) or 1.0
+    path = " ".join(
+        f"{pad + (x - min(xs)) / span_x * (width - 2 * pad):.1f},"
+        f"{height - pad - (y - min(ys)) / span_y * (height - 2 * pad):.1f}"
+        for x, y in points
+    )
+    return (
+        f'<figure class="curve"><figcaption>{escape(name)} <b>{ys[-1]:.4g}</b></figcaption>'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(name)} over iterations">'
+        f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.6"/></svg>'
+        f"<small>{min(ys):.4g} to {max(ys):.4g}, iterations {min(xs):.0f} to {max(xs):.0f}</small></figure>"
+    )
+
+
+def class_bars(classes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Success per action: a bar for the base and one for tuned, with their values and the number of motions."""
+    rows = "".join(
+        f"<tr><th>{escape(name or 'no group')}</th>"
+        f"<td>{_bar(value['base'], 'base')}{_bar(value['tuned'], 'tuned')}</td>"
+        f"<td>{number(value['base'], percent=True)}</td><td>{number(value['tuned'], percent=True)}</td>"
+        f"<td>{value['n']} / {value['prompts']}</td></tr>"
+        for name, value in classes.items()
+    )
+    return (
+        '<table class="classes"><thead><tr><th>action</th><th></th><th>base %</th><th>tuned %</th>'
+        f"<th>motions / prompts</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _bar(share: float, arm: str) -> str:
+    return (
+        f'<svg class="share" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="track" width="100" height="6"/><rect class="{arm}" width="{100 * share:.1f}"
+        height="6"/></svg>'
+    )

@@ -1,0 +1,244 @@
+"""What a run says for itself: report.json, the table on the terminal, report.html.
+
+Every interval is a 95 % bootstrap over prompts; every difference is paired (same prompt, same noise).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rl_motion.config import Job
+from rl_motion.evaluation.evaluate import (
+    ADAPTER_ON,
+    BASE,
+    SENTINELS,
+    TUNED,
+    Bench,
+    Evaluation,
+    Record,
+    embedded_bench,
+    evaluate,
+)
+from rl_motion.evaluation.format import interval, number
+from rl_motion.evaluation.page import render
+from rl_motion.evaluation.selection import SPLITS
+from rl_motion.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference, paired_ratio
+from rl_motion.protocols import MotionPolicy
+
+Report = dict[str, Any]
+HEADLINES = ("oracle_success", "reward")
+FORGETTING = -0.02
+"""A drop of `original` beyond two points is forgetting, and is said."""
+COLLAPSE = 0.5
+"""Less than half of the base's diversity within a prompt is a collapse, and is said."""
+
+CONVENTIONS = [
+    "oracle_success: share of motions that do what the caption says, by rules on the joints, and stay in the "
+    "band of real motion; never a reward in the default jobs",
+    "reward: the job's weighted sum of rewards, of clean motions",
+    f"intervals: 95 % percentile bootstrap over prompts ({RESAMPLES} resamples); null where fewer than two "
+    "prompts speak",
+    "difference: tuned minus base, paired: same prompt and same noise; ratio: mean of tuned over mean of "
+    "base",
+    "held_out is target/test, original is source/test, train is target/train; prompts are spread evenly over "
+    "the actions",
+    "diversity: mean distance in metres between two samples of one prompt, joints centred on the root",
+    "bone_drift, jerk and foot_skate: lower is better",
+]
+
+
+def evaluate_run(
+    job: Job,
+    run_dir: Path,
+    policies: Mapping[str, MotionPolicy],
+    *,
+    wall_s: float,
+    bench: Bench | None = None,
+) -> Report:
+    """Measure the arms, write `report.json` and `report.html` into the run's folder, return the report.
+
+    Args:
+        job: the resolved job.
+        run_dir: the run's folder; its metrics.jsonl, where there is one, gives the learning curve.
+        policies: `base`, `tuned` and, where there is one, `adapter_on` (see `evaluate`).
+        wall_s: seconds that the training took.
+        bench: what to measure with; the embedded world by default.
+    """
+    evaluation = evaluate(job, policies, bench or embedded_bench(job))
+    report = build_report(evaluation, job, wall_s=wall_s)
+    write_text(run_dir / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_text(run_dir / "report.html", render(report, evaluation.shown, metrics=read_metrics(run_dir)))
+    return report
+
+
+def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
+    """The content of report.json."""
+    seed = job.evaluation.seed
+    report: Report = {arm: _arm(evaluation, arm, seed) for arm in evaluation.arms}
+    report["difference"] = _difference(evaluation, TUNED, seed)
+    if ADAPTER_ON in evaluation.arms:
+        report["difference_adapter_on"] = _difference(evaluation, ADAPTER_ON, seed)
+    report |= {
+        "classes": {split: _classes(evaluation, split) for split in SPLITS},
+        "sentinels": {
+            split: {name: _sentinel(evaluation, split, name, job) for name in SENTINELS} for split in SPLITS
+        },
+        "diversity": {split: _compare(evaluation, split, "diversity", seed) for split in SPLITS},
+        "evaluation": {
+            "prompts": {split: len({r.prompt.id for r in evaluation.of(split, BASE)}) for split in SPLITS},
+            "samples_per_prompt": job.evaluation.samples_per_prompt,
+            "seed": seed,
+            "rewards": {reward.name: reward.weight for reward in job.rewards},
+        },
+        "conventions": CONVENTIONS,
+        "adapter_sha256": evaluation.adapter_sha256[TUNED],
+        "seed": job.train.seed,
+        "wall_s": wall_s,
+    }
+    report["warnings"] = evaluation.warnings + _warnings(report, evaluation)
+    return report
+
+
+def before_after_table(report: Report) -> Table:
+    """Base beside tuned with the paired difference and its interval, for the terminal."""
+    table = Table(title="Before and after (95 % intervals over prompts)")
+    for name in ("", "base", "tuned", "difference", "interval", "n"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for metric in HEADLINES:
+        for split in SPLITS:
+            percent = metric == "oracle_success"
+            difference = report["difference"][split][metric]
+            table.add_row(
+                f"{split} {metric.replace('_', ' ')}",
+                number(report[BASE][split][metric]["value"], percent=percent),
+                number(report[TUNED][split][metric]["value"], percent=percent),
+                number(difference["value"], percent=percent, sign=True),
+                interval(difference, percent=percent, sign=True),
+                str(difference["n"]),
+            )
+        table.add_section()
+    return table
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of the run's metrics.jsonl; a line that a crash cut short is left out."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return parsed
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: readers never see half of it, and a crash keeps the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _column(records: Sequence[Record], metric: str) -> list[float]:
+    return [getattr(record, metric) for record in records]
+
+
+def _ids(records: Sequence[Record]) -> list[str]:
+    return [record.prompt.id for record in records]
+
+
+def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
+    return {
+        split: {
+            metric: bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict()
+            for metric in HEADLINES
+        }
+        for split in SPLITS
+        for records in [evaluation.of(split, arm)]
+    }
+
+
+def _difference(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
+    return {
+        split: {
+            metric: paired_difference(
+                _column(before, metric), _column(after, metric), _ids(before), seed=seed
+            ).as_dict()
+            for metric in HEADLINES
+        }
+        for split in SPLITS
+        for before, after in [(evaluation.of(split, BASE), evaluation.of(split, arm))]
+    }
+
+
+def _compare(evaluation: Evaluation, split: str, metric: str, seed: int) -> dict[str, Any] | None:
+    """{base, tuned, ratio} of a metric that is not negative; None where it does not exist."""
+    before, after = evaluation.of(split, BASE), evaluation.of(split, TUNED)
+    base, tuned, ids = _column(before, metric), _column(after, metric), _ids(before)
+    if any(value is None for value in base + tuned):
+        return None
+    ratio = paired_ratio(base, tuned, ids, seed=seed)
+    return {
+        "base": sum(base) / len(base),
+        "tuned": sum(tuned) / len(tuned),
+        "ratio": None if ratio is None else ratio.as_dict(),
+    }
+
+
+def _sentinel(evaluation: Evaluation, split: str, name: str, job: Job) -> dict[str, Any]:
+    compared = _compare(evaluation, split, name, job.evaluation.seed)
+    assert compared is not None
+    limit = job.sentinels.ratio_to_base
+    return compared | {"limit": limit, "within": compared["tuned"] <= limit * compared["base"]}
+
+
+def _classes(evaluation: Evaluation, split: str) -> dict[str, Any]:
+    """Success per action: {base, tuned, n, prompts}, by name."""
+    before, after = evaluation.of(split, BASE), evaluation.of(split, TUNED)
+    classes = {}
+    for group in sorted({record.prompt.group for record in before}):
+        rows = [index for index, record in enumerate(before) if record.prompt.group == group]
+        classes[group] = {
+            "base": sum(before[row].oracle_success for row in rows) / len(rows),
+            "tuned": sum(after[row].oracle_success for row in rows) / len(rows),
+            "n": len(rows),
+            "prompts": len({before[row].prompt.id for row in rows}),
+        }
+    return classes
+
+
+def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
+    found = []
+    if evaluation.adapter_sha256[BASE] == evaluation.adapter_sha256[TUNED]:
+        found.append("base and tuned have the same adapter: nothing was trained")
+    forgotten = report["difference"]["original"]["oracle_success"]
+    if forgotten["value"] < FORGETTING:
+        found.append(
+            f"original: success changed by {number(forgotten['value'], percent=True, sign=True)} points "
+            f"{interval(forgotten, percent=True, sign=True)}: the model forgets"
+        )
+    for split, sentinels in report["sentinels"].items():
+        found += [
+            f"{split}: {name} is {sentinel['tuned']:.4g}, the base's {sentinel['base']:.4g}: more than "
+            f"{sentinel['limit']:g} times"
+            for name, sentinel in sentinels.items()
+            if not sentinel["within"]
+        ]
+    for split, diversity in report["diversity"].items():
+        if diversity is not None and diversity["tuned"] < COLLAPSE * diversity["base"]:
+            found.append(
+                f"{split}: motions of one prompt differ by {diversity['tuned']:.3g} m, the base's by "
+                f"{diversity['base']:.3g} m: less than half"
+            )
+    return found

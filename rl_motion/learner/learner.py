@@ -1,0 +1,130 @@
+"""The optimiser's half of training: audit, accumulate, clip, step. Knows no algorithm.
+
+Units enter in the order of their index, so the same experience gives the same bits in whatever order it
+arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rl_motion.config import RunFault, TrainConfig, UserError
+from rl_motion.policies import audit
+from rl_motion.protocols import Algorithm, MotionPolicy
+from rl_motion.types import Experience, Metrics
+
+_ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
+_BETA1 = 0.9
+
+
+class Learner:
+    """Adam (arXiv:1412.6980) on a policy's adapter."""
+
+    def __init__(self, policy: MotionPolicy, algorithm: Algorithm, config: TrainConfig) -> None:
+        """Take hold of the policy's adapter parameters.
+
+        Raises:
+            UserError: the policy carries no adapter.
+        """
+        self._policy = policy
+        self._algorithm = algorithm
+        self._config = config
+        self._parameters = policy.adapter_parameters()
+        if not self._parameters:
+            raise UserError(
+                "got a policy without adapter; want LoRA layers to train; attach one before the learner"
+            )
+        self._optimizer = torch.optim.Adam(
+            self._parameters.values(), lr=config.learning_rate, betas=(_BETA1, config.adam_beta2)
+        )
+        self._audited = False
+
+    def step(self, batch: Sequence[Experience]) -> Metrics:
+        """One optimiser step per inner epoch over the whole batch; the first call audits every unit.
+
+        Returns:
+            The algorithm's metrics of the last inner epoch, weighted by rows, and the learner's own.
+
+        Raises:
+            AuditError: replay does not reproduce a rollout bit for bit; nothing was updated.
+            RunFault: a loss or a gradient is not finite; that update was not made.
+        """
+        units = sorted(batch, key=lambda experience: experience.trajectory.unit.index)
+        if not units:
+            raise ValueError("got no experience; want at least one unit; pass every unit of the iteration")
+        if not self._audited:
+            for experience in units:
+                audit(self._policy, experience.trajectory)
+            self._audited = True
+        metrics: Metrics = {}
+        for _ in range(self._algorithm.inner_epochs):
+            metrics = self._update(units)
+        return metrics
+
+    def state_dict_tensors(self) -> dict[str, Tensor]:
+        """Adapter, Adam's moments and its step counter as one flat dict of CPU copies, for safetensors."""
+        tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
+        step = torch.zeros(())
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state.get(parameter, {})
+            zeros = torch.zeros_like(parameter)
+            tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
+            tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
+            step = moments.get("step", step)
+        return tensors | {_STEP: step.detach().cpu().clone()}
+
+    def load_state_dict_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on exactly where `state_dict_tensors` was called: the next step has the same bits.
+
+        Raises:
+            RunFault: the names are not those of this learner; nothing was loaded.
+        """
+        want = self.state_dict_tensors().keys()
+        if tensors.keys() != want:
+            differing = sorted(tensors.keys() ^ want)
+            raise RunFault(
+                f"got a learner state of {len(tensors)} tensors; want {len(want)}; first difference "
+                f"{differing[0]!r}; resume with the job, model and adapter that the run was started with"
+            )
+        adapter = {
+            name.removeprefix(_ADAPTER): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_ADAPTER)
+        }
+        self._policy.load_adapter_state(adapter)
+        for name, parameter in self._parameters.items():
+            self._optimizer.state[parameter] = {
+                "step": tensors[_STEP].clone(),
+                "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
+                "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
+            }
+
+    def _update(self, units: Sequence[Experience]) -> Metrics:
+        rows = sum(experience.trajectory.unit.batch for experience in units)
+        metrics: Metrics = {}
+        self._optimizer.zero_grad(set_to_none=True)
+        for experience in units:
+            share = experience.trajectory.unit.batch / rows
+            loss, recorded = self._algorithm.loss(self._policy, experience)
+            self._refuse_non_finite("loss", loss.item(), experience)
+            (loss * share).backward()
+            for name, value in recorded.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
+        self._refuse_non_finite("gradient norm", norm, units[0])
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return metrics | {"learner/grad_norm": norm, "learner/rows": float(rows)}
+
+    def _refuse_non_finite(self, what: str, value: float, experience: Experience) -> None:
+        if not torch.isfinite(torch.tensor(value)):
+            self._optimizer.zero_grad(set_to_none=True)
+            unit = experience.trajectory.unit
+            raise RunFault(
+                f"got {what} {value} in iteration {unit.iteration}, unit {unit.index}; want a finite "
+                "number; the adapter was not updated. Lower train.learning_rate or look at that iteration's "
+                "rewards, then resume from the last commit"
+            )

@@ -1,0 +1,1 @@
+"""Networks: motion models, TMR and other encoders, text encoders, adapters. One file per network."""

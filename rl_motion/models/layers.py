@@ -1,0 +1,259 @@
+"""Transformer blocks written with explicit operations, and the sinusoidal positional encoding.
+
+`nn.TransformerEncoder` takes another kernel without gradients than with them, and the two differ by about
+1e-6: enough to break the identity "log-prob at rollout == log-prob at replay" on which policy gradients rest.
+Everything here therefore has one code path: matmul, softmax, linear, layer norm. The parameter names are
+those of `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` (post-norm, exact gelu), so official
+checkpoints load with `strict=True`.
+
+Legend: B batch, L sequence, M memory sequence, C channels, H heads.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """Shape of one transformer layer.
+
+    Attributes:
+        width: channels C of the residual stream; a multiple of `num_heads`.
+        ff_size: hidden channels of the feed-forward part.
+        num_heads: attention heads H.
+        dropout: probability of dropping an activation; active in `train()` only.
+    """
+
+    width: int
+    ff_size: int
+    num_heads: int
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse a width that the heads cannot share.
+
+        Raises:
+            ValueError: `width` is not a multiple of `num_heads`, or is odd (sine and cosine come in pairs).
+        """
+        if self.num_heads < 1 or self.width % self.num_heads or self.width % 2:
+            raise ValueError(
+                f"got width {self.width} with {self.num_heads} heads; want an even width that is a multiple "
+                "of the number of heads; change latent_dim or num_heads"
+            )
+
+
+def sinusoidal_table(max_len: int, width: int) -> Tensor:
+    """Sinusoidal positions [max_len, width] in float32: sine in even, cosine in odd channels.
+
+    Source: arXiv:1706.03762 section 3.5.
+    """
+    position_L1 = torch.arange(max_len, dtype=torch.float32).unsqueeze(1)
+    frequency_C = torch.exp(torch.arange(0, width, 2).float() * (-math.log(10000.0) / width))
+    table_LC = torch.zeros(max_len, width)
+    table_LC[:, 0::2] = torch.sin(position_L1 * frequency_C)
+    table_LC[:, 1::2] = torch.cos(position_L1 * frequency_C)
+    return table_LC
+
+
+def valid_mask(length_B: Tensor, size: int) -> Tensor:
+    """Boolean [B, size], True where the position lies before the length of its row."""
+    return torch.arange(size, device=length_B.device).unsqueeze(0) < length_B.unsqueeze(1)
+
+
+def check_statistics(mean_D: Tensor, std_D: Tensor, features: int) -> None:
+    """Refuse normalisation statistics that cannot belong to a model of `features` features.
+
+    Raises:
+        ValueError: wrong shapes, or a deviation that is not positive.
+    """
+    want = (features,)
+    if tuple(mean_D.shape) != want or tuple(std_D.shape) != want or not bool((std_D > 0).all()):
+        raise ValueError(
+            f"got mean {tuple(mean_D.shape)} and std {tuple(std_D.shape)} (smallest {float(std_D.min()):g}); "
+            f"want {want}, positive deviations; pass the statistics that this model was trained with"
+        )
+
+
+class PositionalEncoding(nn.Module):
+    """Adds sinusoidal positions to a sequence, then dropout.
+
+    The table is computed, never stored: official checkpoints hold it in various sizes, so an entry `pe` of
+    any size is accepted and ignored when a state dict is loaded.
+    """
+
+    pe: Tensor
+
+    def __init__(self, width: int, *, dropout: float, max_len: int) -> None:
+        """Build the table [max_len, width]."""
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("pe", sinusoidal_table(max_len, width), persistent=False)
+        self.register_load_state_dict_pre_hook(_drop_stored_table)  # type: ignore[no-untyped-call]
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        """Return x + pe[:L], the shape of `x_BLC`.
+
+        Raises:
+            ValueError: the sequence is longer than the table.
+        """
+        if x_BLC.shape[1] > self.pe.shape[0]:
+            raise ValueError(
+                f"got a sequence of {x_BLC.shape[1]} positions (frames and prefix tokens); want at most "
+                f"{self.pe.shape[0]}; shorten the motion or raise pos_embed_max_len"
+            )
+        output: Tensor = self.dropout(x_BLC + self.pe[: x_BLC.shape[1]])
+        return output
+
+
+class Attention(nn.Module):
+    """Multi-head attention with packed projections, arXiv:1706.03762 section 3.2.
+
+    `in_proj` (queries, keys, values stacked) and `out_proj` are ordinary `nn.Linear` modules, so LoRA wraps
+    them like any other; un-adapted, `state_dict()` and `load_state_dict()` use the names of
+    `nn.MultiheadAttention`: `in_proj_weight`, `in_proj_bias`.
+    """
+
+    def __init__(self, config: LayerConfig) -> None:
+        """Initialise as `nn.MultiheadAttention` does: Xavier-uniform `in_proj`, zero biases."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.in_proj = nn.Linear(config.width, 3 * config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+        self.register_state_dict_post_hook(_to_official_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_official_names)  # type: ignore[no-untyped-call]
+
+    def forward(
+        self, x_BLC: Tensor, key_valid_BM: Tensor | None = None, memory_BMC: Tensor | None = None
+    ) -> Tensor:
+        """Attend from `x_BLC` to `memory_BMC` (to itself where None).
+
+        Args:
+            x_BLC: queries [B, L, C].
+            key_valid_BM: boolean, False where a key must not be seen; None sees all. Each row needs one True.
+            memory_BMC: keys and values [B, M, C].
+
+        Returns:
+            [B, L, C]. Masked keys get weight exactly 0: their (finite) content cannot change a bit.
+        """
+        query, key, value = self.in_proj(x_BLC).chunk(3, dim=-1)
+        if memory_BMC is not None:
+            _, key, value = self.in_proj(memory_BMC).chunk(3, dim=-1)
+        query_BHLC, key_BHMC, value_BHMC = self._split(query), self._split(key), self._split(value)
+        score_BHLM = torch.matmul(query_BHLC * (query_BHLC.shape[-1] ** -0.5), key_BHMC.transpose(-2, -1))
+        if key_valid_BM is not None:
+            score_BHLM = score_BHLM.masked_fill(~key_valid_BM[:, None, None, :], -torch.inf)
+        weight_BHLM = self.dropout(torch.softmax(score_BHLM, dim=-1))
+        # A contiguous input keeps nn.Linear on one kernel: on strided ones its choice depends on gradients.
+        mixed_BLC = torch.matmul(weight_BHLM, value_BHMC).transpose(1, 2).flatten(2).contiguous()
+        output: Tensor = self.out_proj(mixed_BLC)
+        return output
+
+    def _split(self, x_BLC: Tensor) -> Tensor:
+        x_BHLC: Tensor = x_BLC.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x_BHLC
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm encoder layer: attention, add, norm; linear, gelu, linear, add, norm."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        """Build one layer."""
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.linear1 = nn.Linear(config.width, config.ff_size)
+        self.linear2 = nn.Linear(config.ff_size, config.width)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+        x_BLC = self.norm1(x_BLC + self.dropout(self.self_attn(x_BLC, valid_BL)))
+        hidden = self.dropout(functional.gelu(self.linear1(x_BLC)))
+        output: Tensor = self.norm2(x_BLC + self.dropout(self.linear2(hidden)))
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm decoder layer: self-attention, attention to a memory, feed-forward; each adds and norms."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        """Build one layer."""
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.multihead_attn = Attention(config)
+        self.linear1 = nn.Linear(config.width, config.ff_size)
+        self.linear2 = nn.Linear(config.ff_size, config.width)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.norm3 = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BLC: Tensor, memory_BMC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+        """Return [B, L, C]; the whole memory is visible."""
+        x_BLC = self.norm1(x_BLC + self.dropout(self.self_attn(x_BLC, valid_BL)))
+        x_BLC = self.norm2(x_BLC + self.dropout(self.multihead_attn(x_BLC, memory_BMC=memory_BMC)))
+        hidden = self.dropout(functional.gelu(self.linear1(x_BLC)))
+        output: Tensor = self.norm3(x_BLC + self.dropout(self.linear2(hidden)))
+        return output
+
+
+class Encoder(nn.Module):
+    """A stack of `EncoderLayer` under the official name `layers`, without a final norm."""
+
+    def __init__(self, config: LayerConfig, num_layers: int) -> None:
+        """Build `num_layers` layers."""
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(num_layers))
+
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+        for layer in self.layers:
+            x_BLC = layer(x_BLC, valid_BL)
+        return x_BLC
+
+
+class Decoder(nn.Module):
+    """A stack of `DecoderLayer` under the official name `layers`, without a final norm."""
+
+    def __init__(self, config: LayerConfig, num_layers: int) -> None:
+        """Build `num_layers` layers."""
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(num_layers))
+
+    def forward(self, x_BLC: Tensor, memory_BMC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` hides positions of x, the whole memory is visible."""
+        for layer in self.layers:
+            x_BLC = layer(x_BLC, memory_BMC, valid_BL)
+        return x_BLC
+
+
+# The hooks are module-level functions so that models pickle and deep-copy. Under LoRA the linear's entries
+# are called `in_proj.base_layer.weight`, which neither hook touches.
+
+
+def _to_official_names(
+    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]
+) -> None:
+    for part in ("weight", "bias"):
+        if f"{prefix}in_proj.{part}" in state:
+            state[f"{prefix}in_proj_{part}"] = state.pop(f"{prefix}in_proj.{part}")
+
+
+def _from_official_names(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: object) -> None:
+    for part in ("weight", "bias"):
+        if f"{prefix}in_proj_{part}" in state:
+            state[f"{prefix}in_proj.{part}"] = state.pop(f"{prefix}in_proj_{part}")
+
+
+def _drop_stored_table(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: object) -> None:
+    state.pop(f"{prefix}pe", None)

@@ -1,0 +1,218 @@
+"""Pretraining of the three small networks: text encoder, retrieval model, denoiser. Plain loops over tensors.
+
+They take data, not data sets, so the embedded world and a user's own motion train alike.
+Legend: N clips, B batch, F frames, D features, L tokens, C channels, U distinct captions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rl_motion.config import ScheduleConfig
+from rl_motion.diffusion.schedule import alphas_cumprod
+from rl_motion.models.layers import valid_mask
+from rl_motion.models.losses import Negatives, info_nce
+from rl_motion.models.mdm import MDM
+from rl_motion.models.tmr import TMR
+
+OnStep = Callable[[int, float], None]
+"""Called with (step, loss) after every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Optimisation of one network: AdamW with linear warm-up and cosine decay to a tenth."""
+
+    steps: int
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MotionText:
+    """Normalised motion with captions: features_NFD (zero beyond length), length_N, caption_N indexing texts."""
+
+    features_NFD: Tensor
+    length_N: Tensor
+    caption_N: Tensor
+
+
+def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [263] and deviation [263] over valid frames, by HumanML3D's convention.
+
+    The deviation is shared within a group of features; the four root features' is divided by 5, as in
+    StableMoFusion's statistics, so that the root path weighs as much as the pose.
+    """
+    valid = features_NFD[valid_mask(length_N, features_NFD.shape[1])].double()
+    mean_D, std_D = valid.mean(0), valid.std(0)
+    for start, stop in ((0, 1), (1, 3), (3, 4), (4, 67), (67, 193), (193, 259), (259, 263)):
+        std_D[start:stop] = std_D[start:stop].mean().clamp_min(1e-3)
+    std_D[:4] /= 5
+    return mean_D.float(), std_D.float()
+
+
+def _optimiser(
+    parameters: Sequence[nn.Parameter], recipe: Recipe
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    optimiser = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
+    )
+
+    def factor(step: int) -> float:
+        decay = 0.55 + 0.45 * math.cos(math.pi * min(step / recipe.steps, 1))
+        return min((step + 1) / recipe.warmup, decay)
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def _update(
+    loss: Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR
+) -> float:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    schedule.step()
+    return loss.item()
+
+
+def train_denoiser(
+    model: MDM, data: MotionText, text_UC: Tensor, schedule: ScheduleConfig, recipe: Recipe, on_step: OnStep
+) -> None:
+    """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
+
+    arXiv:2209.14916 eq. (2). `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving
+    average (0.999) of the weights in `model`.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
+    optimiser, rate = _optimiser(list(model.parameters()), recipe)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+    )
+    model.train()
+    for step in range(recipe.steps):
+        row_B = torch.randint(len(data.length_N), (recipe.batch,), generator=generator)
+        x0_BFD, length_B = data.features_NFD[row_B], data.length_N[row_B]
+        t_B = torch.randint(schedule.timesteps, (recipe.batch,), generator=generator)
+        keep_B1 = (torch.rand(recipe.batch, 1, generator=generator) > 0.1).float()
+        noise_BFD = torch.randn(x0_BFD.shape, generator=generator)
+        signal_B11 = alpha_bar_T[t_B].sqrt()[:, None, None]
+        x_BFD = signal_B11 * x0_BFD + (1 - signal_B11**2).sqrt() * noise_BFD
+        valid_BF = valid_mask(length_B, x0_BFD.shape[1])
+        predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_UC[data.caption_N[row_B]] * keep_B1, length_B)
+        loss = (predicted_BFD - x0_BFD)[valid_BF].pow(2).mean()
+        value = _update(loss, model, optimiser, rate)
+        average.update_parameters(model)
+        on_step(step, value)
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+
+
+def half_done(features_BFD: Tensor, rest_D: Tensor, generator: torch.Generator) -> Tensor:
+    """Motions that begin what they should do and do not finish it, as negatives for a retrieval model.
+
+    Half of the rows freeze somewhere in the middle (velocities at rest, `rest_D` normalised); the others keep a third
+    to two thirds of their amplitude around their first frame.
+    """
+    batch, frames, _ = features_BFD.shape
+    stop_B1 = torch.randint(frames // 5, 2 * frames // 3, (batch, 1), generator=generator)
+    index_BF = torch.minimum(torch.arange(frames)[None], stop_B1)
+    frozen_BFD = features_BFD.gather(1, index_BF[..., None].expand_as(features_BFD)).clone()
+    still_BF = torch.arange(frames)[None] > stop_B1
+    for part in (slice(0, 3), slice(193, 263)):
+        frozen_BFD[..., part] = torch.where(still_BF[..., None], rest_D[part], frozen_BFD[..., part])
+    share_B11 = 0.33 + 0.33 * torch.rand(batch, 1, 1, generator=generator)
+    weak_BFD = features_BFD[:, :1] + share_B11 * (features_BFD - features_BFD[:, :1])
+    freeze_B11 = (torch.arange(batch) % 2 == 0)[:, None, None]
+    return torch.where(freeze_B11, frozen_BFD, weak_BFD)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTexts:
+    """Token features of the distinct captions: tokens_ULC and length_U."""
+
+    tokens_ULC: Tensor
+    length_U: Tensor
+
+
+def train_tmr(
+    model: TMR,
+    data: Sequence[tuple[MotionText, Tensor]],
+    texts: TokenTexts,
+    rest_D: Tensor,
+    recipe: Recipe,
+    on_step: OnStep,
+) -> None:
+    """Train both encoders with InfoNCE (arXiv:2305.00976 eq. 2), the mean as embedding.
+
+    `data`: parts, each with the combination [N] of its clips; a batch comes from one part and holds every combination
+    once, so that no caption of a batch fits another's motion and every contradiction is a negative. A third as many
+    half-done motions are extra negatives. Small feature noise makes the score smooth around real motion.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimiser, rate = _optimiser(list(model.parameters()), recipe)
+    by_claim = [[torch.nonzero(claim_N == c).flatten() for c in claim_N.unique()] for _, claim_N in data]
+    model.train()
+    for step in range(recipe.steps):
+        part = step % len(data)
+        order = torch.randperm(len(by_claim[part]), generator=generator)[: recipe.batch]
+        picks = [by_claim[part][int(c)] for c in order]
+        row_B = torch.stack([p[torch.randint(len(p), (), generator=generator)] for p in picks])
+        motion = data[part][0]
+        x_BFD, length_B, caption_B = motion.features_NFD[row_B], motion.length_N[row_B], motion.caption_N[row_B]
+        extra = slice(0, len(row_B) // 3)
+        negative_NFD = half_done(x_BFD[extra], rest_D, generator)
+        noise = 0.15 * torch.rand(len(x_BFD) + len(negative_NFD), 1, 1, generator=generator)
+        all_BFD = torch.cat([x_BFD, negative_NFD])
+        all_BFD = all_BFD + noise * torch.randn(all_BFD.shape, generator=generator)
+        motion_BC = model.encode_motion(all_BFD, torch.cat([length_B, length_B[extra]])).mu_BC
+        text_BC = model.encode_text(texts.tokens_ULC[caption_B], texts.length_U[caption_B]).mu_BC
+        negatives = Negatives(motion_NC=motion_BC[len(x_BFD) :])
+        loss = info_nce(text_BC, motion_BC[: len(x_BFD)], temperature=0.07, negatives=negatives)
+        on_step(step, _update(loss, model, optimiser, rate))
+    model.eval()
+
+
+def train_text_encoder(directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep) -> None:
+    """Train the encoder in `directory` in place: masked words, and paraphrases close together.
+
+    `wordings`: for each combination its captions. The paraphrase loss is supervised SimCSE (arXiv:2104.08821 eq. 4):
+    two wordings of one combination are positives, other combinations of the batch negatives.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = AutoModel.from_pretrained(directory, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    head = nn.Linear(model.config.hidden_size, model.config.vocab_size)
+    both = nn.ModuleList([model, head])
+    optimiser, rate = _optimiser(list(both.parameters()), recipe)
+    both.train()
+    for step in range(recipe.steps):
+        rows = torch.randperm(len(wordings), generator=generator)[: recipe.batch].tolist()
+        pairs = [
+            [wordings[r][int(i)] for i in torch.randint(len(wordings[r]), (2,), generator=generator)] for r in rows
+        ]
+        batch = tokenizer([a for a, _ in pairs] + [b for _, b in pairs], return_tensors="pt", padding=True)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        hide = (torch.rand(ids.shape, generator=generator) < 0.15) & ~special
+        hidden = model(input_ids=ids.masked_fill(hide, tokenizer.mask_token_id), attention_mask=mask).last_hidden_state
+        words = nn.functional.cross_entropy(head(hidden[hide]), ids[hide])
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        same = info_nce(pooled[: len(pairs)], pooled[len(pairs) :], temperature=0.1)
+        on_step(step, _update(words + same, both, optimiser, rate))
+    model.eval()
+    model.save_pretrained(directory)

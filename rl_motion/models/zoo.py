@@ -1,0 +1,161 @@
+"""The small weights that ship in the package, and the project's own checkpoint form that they and users' models share.
+
+A checkpoint is a directory: `config.json` (kind, network shape, schedule, fps, representation, text encoder),
+`model.safetensors` (the network under its official names, `mean_D`, `std_D`) and `README.md`, its model card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser, MotionSpace
+from rl_motion.models.text import TextEncoder
+from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
+from rl_motion.types import Motions, Normalisation, Representation
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
+NETWORKS: dict[str, tuple[type[nn.Module], type]] = {"mdm": (MDM, MDMConfig), "tmr": (TMR, TMRConfig)}
+"""Kinds of checkpoint: the network and its shape."""
+
+
+class CheckpointConfig(BaseModel):
+    """`config.json` of a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["mdm", "tmr"]
+    network: dict[str, Any]
+    text_encoder: str
+    """A directory beside the checkpoint's."""
+    schedule: ScheduleConfig | None = None
+    fps: float = 20.0
+    representation: Representation = Representation.HUMANML3D_263
+
+
+def names(kind: str) -> list[str]:
+    """Names of the packaged checkpoints of a kind."""
+    configs = sorted(ZOO.glob("*/config.json"))
+    return [p.parent.name for p in configs if json.loads(p.read_text(encoding="utf-8")).get("kind") == kind]
+
+
+def locate(name_or_dir: str | Path, kind: str) -> Path:
+    """The directory of a packaged name or of a path.
+
+    Raises:
+        UserError: neither.
+    """
+    given = str(name_or_dir)
+    known = names(kind)
+    path = ZOO / given if given in known else Path(given)
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"got {kind} checkpoint {given!r}, which is neither packaged nor a directory with a config.json; "
+            f"want one of {', '.join(known) or '(none packaged)'} or a path; check the spelling"
+        )
+    return path
+
+
+def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace) -> None:
+    """Write a checkpoint directory (without its model card)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
+    save_file(tensors | {"mean_D": space.mean_D, "std_D": space.std_D}, directory / "model.safetensors")
+    (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def network_shape(network: nn.Module) -> dict[str, Any]:
+    """The `network` entry of a checkpoint's configuration."""
+    shape: dict[str, Any] = asdict(network.config)  # type: ignore[call-overload]
+    return shape
+
+
+def load_denoiser(name_or_dir: str | Path) -> MDMDenoiser:
+    """A denoiser in eval mode with its text encoder, schedule and statistics.
+
+    Raises:
+        UserError: no such checkpoint, a broken file, or weights that do not fit their configuration.
+    """
+    path = locate(name_or_dir, "mdm")
+    config, network, space = _load(path, "mdm")
+    if not isinstance(network, MDM) or config.schedule is None:
+        raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
+    denoiser = MDMDenoiser(network, config.schedule, space=space, text_encoder=TextEncoder(_text_dir(path, config)))
+    return denoiser.eval().requires_grad_(False)
+
+
+class RetrievalModel:
+    """A retrieval model with its text encoder: similarity of motions and texts."""
+
+    def __init__(self, scorer: TMRScorer, text_encoder: TextEncoder, config: CheckpointConfig) -> None:
+        """Combine both; `config` says what motion it reads."""
+        self.scorer = scorer
+        self.representation = config.representation
+        self._text_encoder = text_encoder
+
+    def similarity(self, motions: Motions, texts: Sequence[str]) -> Tensor:
+        """Cosine [B] in [-1, 1] between motion i (un-normalised) and text i; differentiable in the features.
+
+        Raises:
+            UserError: another representation, or normalised features.
+        """
+        if motions.representation != self.representation or motions.normalisation != Normalisation.NONE:
+            raise UserError(
+                f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
+                f"{self.representation} normalised by {Normalisation.NONE}; decode it first"
+            )
+        tokens, length = self._text_encoder.tokens(texts)
+        return self.scorer.score(motions.features_BFD, motions.length_B, tokens, length)
+
+
+def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
+    """A retrieval model in eval mode.
+
+    Raises:
+        UserError: no such checkpoint, a broken file, or weights that do not fit their configuration.
+    """
+    path = locate(name_or_dir, "tmr")
+    config, network, space = _load(path, "tmr")
+    assert isinstance(network, TMR)
+    scorer = TMRScorer(network, mean_D=space.mean_D, std_D=space.std_D).eval().requires_grad_(False)
+    return RetrievalModel(scorer, TextEncoder(_text_dir(path, config)), config)
+
+
+def _text_dir(path: Path, config: CheckpointConfig) -> Path:
+    if Path(config.text_encoder).name != config.text_encoder:
+        raise UserError(
+            f"got text_encoder {config.text_encoder!r} in {path / 'config.json'}; want the name of a directory "
+            "beside the checkpoint's; move it there"
+        )
+    return path.parent / config.text_encoder
+
+
+def _load(path: Path, kind: str) -> tuple[CheckpointConfig, nn.Module, MotionSpace]:
+    file = path / "model.safetensors"
+    try:
+        config = CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
+        if config.kind != kind:
+            raise UserError(f"got a {config.kind} checkpoint in {path}; want a {kind}; check which model goes where")
+        tensors = load_file(file)
+        network_class, shape_class = NETWORKS[kind]
+        # The weights come from the file: the caller's random stream is left alone.
+        with torch.random.fork_rng(devices=[]):
+            network = network_class(shape_class(**config.network))
+        space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
+    except (OSError, SafetensorError, ValidationError, UnicodeDecodeError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"got checkpoint {path} that does not load ({type(error).__name__}: {str(error)[:300]}); want the files "
+            "that save_checkpoint writes; copy them again"
+        ) from error
+    return config, network, space

@@ -1,0 +1,270 @@
+"""Any denoiser as a stochastic policy: SDE-DPM-Solver++ seen as a Markov decision process.
+
+A rollout draws each latent from the solver's Gaussian transition; a replay scores the stored latents with the
+same kernel. What is not a Gaussian draw does not depend on the adapter, so the log-probs are those of the
+whole trajectory and nothing is dropped:
+
+    last_step: frozen   K calls, S = K - 1 transitions, down to the last visited timestep; the last call, with
+                        the adapter off, gives x0.
+    last_step: stop     K calls, S = K transitions, the last down to timestep 0 (sigma_min); x0 is that latent
+                        divided by its alpha, the unbiased estimate of the clean sample
+                        (x / alpha = x0 + sigma_hat noise).
+
+In second order a transition's mean also depends on the previous prediction. A replay recomputes it from the
+stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter off)
+has its own history.
+
+Legend: B rows, K network calls, S stochastic transitions, T = S + 1 latents, F frames, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from rl_motion.config import PolicyConfig, ScheduleConfig, UserError
+from rl_motion.diffusion import (
+    FinalSigma,
+    SolverTables,
+    guided,
+    log_prob,
+    schedule_hash,
+    sigma_hats,
+    solver_tables,
+    spaced_timesteps,
+)
+from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
+from rl_motion.policies.noise import unit_noise
+from rl_motion.protocols import Denoiser, Replay
+from rl_motion.types import AdapterState, Metrics, Motions, Trajectory, Unit
+
+Predict = Callable[[int, Tensor], Tensor]
+"""x0 at network call k of a latent [B, F, D]; zero beyond the length."""
+
+
+def policy_tables(schedule: ScheduleConfig, config: PolicyConfig) -> SolverTables:
+    """The solver's tables of a policy; needs no network, so a job can be checked before anything starts.
+
+    Raises:
+        UserError: the spacing visits a timestep twice, misses the number of steps, or leaves no stochastic
+            transition.
+    """
+    timesteps_K = spaced_timesteps(schedule.timesteps, config.steps, config.spacing)
+    final: FinalSigma = "zero" if config.last_step == "frozen" else "sigma_min"
+    levels = sigma_hats(schedule, timesteps_K, final).tolist()
+    falling = all(later < earlier for earlier, later in pairwise(levels))
+    if len(timesteps_K) != config.steps or not falling:
+        raise UserError(
+            f"got policy.steps={config.steps} with spacing {config.spacing!r}, which visits the timesteps "
+            f"{timesteps_K.tolist()} of {schedule.timesteps} and then {final}; want {config.steps} different "
+            "noise levels; choose fewer or other steps"
+        )
+    if config.last_step == "frozen" and config.steps < 2:
+        raise UserError(
+            "got policy.steps=1 with last_step 'frozen', which leaves no stochastic transition; want at "
+            "least 2; raise policy.steps or choose last_step: stop"
+        )
+    return solver_tables(timesteps_K.tolist(), levels, order=config.order)
+
+
+class DiffusionPolicy:
+    """A denoiser as a `MotionPolicy` (rl_motion.protocols).
+
+    The network is put in `eval()` once, here. Replay leaves its mode alone: whoever switches dropout on later
+    meets the audit.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, config: PolicyConfig, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Build the tables and fix the schedule hash.
+
+        Args:
+            denoiser: the model, with its adapter attached to `denoiser.network`; without one this is the
+                base's policy.
+            config: solver, guidance and last step.
+            dtype: in which latents are computed and stored; a latent is rounded to it before it is scored.
+
+        Raises:
+            UserError: the settings give no valid sequence of noise levels.
+        """
+        self._denoiser = denoiser
+        self._config = config
+        self._dtype = dtype
+        self._tables = policy_tables(denoiser.schedule, config)
+        settings = config.model_dump() | {
+            "prediction_type": denoiser.prediction_type,
+            "schedule": denoiser.schedule.model_dump(),
+            "dtype": str(dtype),
+        }
+        tables = {name: row for name, row in asdict(self._tables).items() if name != "order_K"}
+        self.schedule_hash = schedule_hash(tables, settings)
+        denoiser.network.eval()
+
+    @property
+    def transitions(self) -> int:
+        """S: stochastic transitions of a trajectory."""
+        return self._config.steps - (1 if self._config.last_step == "frozen" else 0)
+
+    @property
+    def landing(self) -> Metrics:
+        """Where the last stochastic transition ends: its sigma, and the SNR it gains.
+
+        The latter is k_t^2, that transition's weight in an unbalanced loss.
+        """
+        last = self.transitions - 1
+        return {
+            "policy/landing_sigma": self._tables.sigma[last + 1],
+            "policy/landing_snr_weight": self._tables.gain_K[last] ** 2,
+        }
+
+    def rollout(self, unit: Unit, *, policy_version: int = 0) -> Trajectory:
+        """Sample the unit, without gradient; tensors are on the CPU.
+
+        Raises:
+            UserError: rows differ in length and the network sees padding.
+        """
+        length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
+        self._refuse_visible_padding(length_B)
+        with torch.no_grad():
+            predict = self._predictor(unit, length_B)
+            elements_B = self._elements(length_B)
+            x_BFD = self._noise(unit, 0)
+            latents, log_probs = [x_BFD], []
+            x0_prev = None
+            for k in range(self.transitions):
+                x0_BFD = predict(k, x_BFD)
+                mean_BFD, std = self._tables.transition(k, x_BFD, x0_BFD, x0_prev)
+                x_BFD = (mean_BFD + std * self._noise(unit, k + 1)).to(self._dtype)
+                log_probs.append(log_prob(x_BFD, mean_BFD, std, elements_B))
+                latents.append(x_BFD)
+                x0_prev = x0_BFD
+            x0_BFD = self._finish(predict, x_BFD)
+            log_prob_BS = torch.stack(log_probs, dim=1) * self._scale(elements_B)[:, None]
+        return Trajectory(
+            unit=unit,
+            latents_BTFD=torch.stack(latents, dim=1).cpu(),
+            log_prob_BS=log_prob_BS.cpu(),
+            x0_BFD=x0_BFD.cpu(),
+            length_B=length_B,
+            policy_version=policy_version,
+            adapter_sha256=adapter_checksum(self.adapter_state()),
+            schedule_hash=self.schedule_hash,
+        )
+
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
+        """Score the stored latents, with gradient, step by step in the rollout's own shape.
+
+        Raises:
+            UserError: the trajectory was sampled with other tables or settings.
+        """
+        if trajectory.schedule_hash != self.schedule_hash:
+            raise UserError(
+                f"got a trajectory of schedule {trajectory.schedule_hash[:12]}; want "
+                f"{self.schedule_hash[:12]}; sample and train with the same model and policy section"
+            )
+        latents_BTFD = trajectory.latents_BTFD.to(self._device)
+        elements_B = self._elements(trajectory.length_B)
+        scale_B = self._scale(elements_B)
+        with nullcontext() if adapter else self._adapter_off():
+            mean_BSFD = self._means(self._predictor(trajectory.unit, trajectory.length_B), latents_BTFD)
+        scores = [
+            log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B)
+            for k in range(self.transitions)
+        ]
+        return Replay(
+            log_prob_BS=torch.stack(scores, dim=1) * scale_B[:, None],
+            mean_BSFD=mean_BSFD,
+            std_S=self._row(self._tables.std_K),
+            gain_S=self._row(self._tables.gain_K),
+            scale_B=scale_B,
+        )
+
+    def decode(self, trajectory: Trajectory) -> Motions:
+        """The trajectory's final motion, un-normalised."""
+        return self._denoiser.decode(trajectory.x0_BFD.to(self._device), trajectory.length_B.to(self._device))
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """The LoRA parameters by sorted name; empty for a base policy."""
+        named = self._denoiser.network.named_parameters()
+        return dict(sorted((name, p) for name, p in named if ".lora_A." in name or ".lora_B." in name))
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """A copy of the adapter on the CPU; empty for a base policy."""
+        return adapter_state(self._denoiser.network) if self.adapter_parameters() else {}
+
+    def load_adapter_state(self, state: AdapterState) -> None:
+        """Replace the adapter, strictly.
+
+        Raises:
+            ValueError: names or shapes differ, or there is no adapter.
+        """
+        load_adapter_state(self._denoiser.network, state)
+
+    def _means(self, predict: Predict, latents_BTFD: Tensor) -> Tensor:
+        means, x0_prev = [], None
+        for k in range(self.transitions):
+            x_BFD = latents_BTFD[:, k].contiguous()
+            x0_BFD = predict(k, x_BFD)
+            means.append(self._tables.transition(k, x_BFD, x0_BFD, x0_prev)[0])
+            x0_prev = x0_BFD  # with its graph: it is part of the next transition's mean
+        return torch.stack(means, dim=1)
+
+    def _finish(self, predict: Predict, x_BFD: Tensor) -> Tensor:
+        if self._config.last_step == "stop":
+            return x_BFD / self._tables.alpha[self.transitions]
+        with self._adapter_off():
+            return predict(self.transitions, x_BFD)
+
+    def _predictor(self, unit: Unit, length_B: Tensor) -> Predict:
+        rows, frames = unit.batch, int(length_B.max())
+        length_B = length_B.to(self._device)
+        valid_BF1 = (torch.arange(frames, device=self._device) < length_B[:, None])[:, :, None]
+        with torch.no_grad():  # text encoders are frozen
+            condition = self._denoiser.encode_text([prompt.text for prompt in unit.row_prompts])
+
+        def predict(k: int, x_BFD: Tensor) -> Tensor:
+            t_B = torch.full((rows,), self._tables.timestep_K[k], dtype=torch.int64, device=self._device)
+
+            raw_BFD = guided(
+                lambda rows_condition: self._denoiser.predict(x_BFD, t_B, rows_condition, length_B),
+                condition,
+                lambda: self._denoiser.null_condition(rows),
+                self._config.guidance_scale,
+            )
+            x0_BFD = self._tables.to_x0(k, x_BFD, raw_BFD, self._denoiser.prediction_type)
+            return torch.where(valid_BF1, x0_BFD, torch.zeros_like(x0_BFD))
+
+        return predict
+
+    def _noise(self, unit: Unit, step: int) -> Tensor:
+        return unit_noise(unit, step, self._denoiser.features, self._dtype).to(self._device)
+
+    def _elements(self, length_B: Tensor) -> Tensor:
+        return (length_B * self._denoiser.features).to(self._device, torch.float64)
+
+    def _scale(self, elements_B: Tensor) -> Tensor:
+        return 1.0 / elements_B if self._config.log_prob == "mean" else torch.ones_like(elements_B)
+
+    def _row(self, values_K: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values_K[: self.transitions], dtype=torch.float64, device=self._device)
+
+    def _adapter_off(self) -> AbstractContextManager[None]:
+        return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()
+
+    def _refuse_visible_padding(self, length_B: Tensor) -> None:
+        if not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
+            raise UserError(
+                f"got lengths {sorted(set(length_B.tolist()))} in one unit for a model that sees padding; "
+                "want one length, since padding would feed the valid frames without being scored; give all "
+                "prompts the same length or use a masked model"
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._denoiser.network.parameters()).device

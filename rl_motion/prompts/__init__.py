@@ -1,0 +1,1 @@
+"""The text-only prompt pool."""

@@ -1,0 +1,191 @@
+"""The text-only prompt pool: which prompts an iteration works on, as a function of (seed, iteration) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rl_motion.config import TrainConfig, UserError
+from rl_motion.types import Prompt, Unit
+
+MAX_TEXT = 1000
+MAX_FRAMES = 2000
+
+
+class PromptPool:
+    """Prompts by source, mixed by weight.
+
+    Every iteration takes the same number of prompts from a source (largest remainder of the weights). A source is
+    shuffled anew for each epoch with a key of (seed, source, epoch); an epoch is as many whole iterations as the source
+    lasts, so that no prompt comes twice in an epoch, nor in an iteration. There is no cursor to save: an iteration's
+    units follow from its number.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Sequence[Prompt]], weights: Mapping[str, float], seed: int
+    ) -> None:
+        """A prompt that several sources share belongs to the first of them.
+
+        Args:
+            sources: prompts by source name.
+            weights: positive, by source name.
+            seed: of the shuffles and of the units' noise.
+
+        Raises:
+            UserError: there is no source, or one is empty, or the weights do not fit the sources.
+        """
+        if not sources or sources.keys() != weights.keys():
+            raise UserError(
+                f"got prompt sources {sorted(sources)} and weights for {sorted(weights)}; want at least one source, "
+                "each with a weight; mend prompts.sources"
+            )
+        seen: set[str] = set()
+        self._sources: dict[str, list[Prompt]] = {}
+        for name, prompts in sources.items():
+            unique = {prompt.id: prompt for prompt in prompts if prompt.id not in seen}
+            if not unique:
+                raise UserError(
+                    f"prompts.sources: got no prompt of its own in {name!r}; want some; add or remove it"
+                )
+            seen |= unique.keys()
+            self._sources[name] = list(unique.values())
+        self._weights = dict(weights)
+        self._seed = seed
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every prompt, source and weight, in order."""
+        content = [
+            [name, self._weights[name], [[p.id, p.text, p.length, p.group] for p in prompts]]
+            for name, prompts in self._sources.items()
+        ]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    def check(self, sizes: TrainConfig) -> None:
+        """Refuse sizes that this pool cannot serve, before anything starts; raises UserError."""
+        for name, count in self._counts(sizes.prompts_per_iteration).items():
+            if count == 0:
+                raise UserError(
+                    f"prompts.sources: {name!r} with weight {self._weights[name]} gets none of the "
+                    f"{sizes.prompts_per_iteration} prompts of an iteration; want at least one; "
+                    "raise its weight or train.prompts_per_iteration"
+                )
+            if count > len(self._sources[name]):
+                raise UserError(
+                    f"prompts.sources: got {len(self._sources[name])} different prompts in {name!r}; want {count} for "
+                    "every iteration; add prompts, or lower train.prompts_per_iteration (and train.prompts_per_unit)"
+                )
+
+    def draw(self, iteration: int, sizes: TrainConfig) -> list[Unit]:
+        """The iteration's units, `prompts_per_unit` prompts each, sources interleaved.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check(sizes)
+        slots = [
+            ((position + 0.5) / count, order, prompt)
+            for order, (name, count) in enumerate(self._counts(sizes.prompts_per_iteration).items())
+            for position, prompt in enumerate(self._take(name, iteration, count))
+        ]
+        drawn = [prompt for _, _, prompt in sorted(slots, key=lambda slot: slot[:2])]
+        size = sizes.prompts_per_unit
+        return [
+            Unit(
+                seed=self._seed,
+                iteration=iteration,
+                index=index,
+                prompts=tuple(drawn[index * size : (index + 1) * size]),
+                samples_per_prompt=sizes.samples_per_prompt,
+            )
+            for index in range(len(drawn) // size)
+        ]
+
+    def _counts(self, total: int) -> dict[str, int]:
+        """Largest remainder; ties go to the earlier source."""
+        share = {name: total * weight / sum(self._weights.values()) for name, weight in self._weights.items()}
+        counts = {name: math.floor(share[name]) for name in self._sources}
+        by_remainder = sorted(counts, key=lambda name: counts[name] - share[name])
+        for name in by_remainder[: total - sum(counts.values())]:
+            counts[name] += 1
+        return counts
+
+    def _take(self, name: str, iteration: int, count: int) -> list[Prompt]:
+        prompts = self._sources[name]
+        epoch, turn = divmod(iteration, len(prompts) // count)
+        key = hashlib.sha256(f"{self._seed}/{name}/{epoch}".encode()).digest()
+        # Philox: the one numpy generator whose stream is fixed by its key alone, on every platform and version.
+        order = (
+            np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
+            .random(len(prompts))
+            .argsort()
+        )
+        return [prompts[i] for i in order[turn * count : (turn + 1) * count]]
+
+
+def prompt_id(text: str, length: int) -> str:
+    """Content hash of a prompt: the same text and length give the same id in every file and run."""
+    return hashlib.sha256(f"{text}\x1f{length}".encode()).hexdigest()[:16]
+
+
+def make_prompt(text: str, length: int) -> Prompt:
+    """A prompt from what a user typed: spaces collapsed, its id the hash of its content.
+
+    Args:
+        text: 1 to 1000 characters, no control characters.
+        length: frames, 1 to 2000.
+
+    Raises:
+        UserError: the text or the length is out of bounds.
+    """
+    clean = " ".join(text.split())
+    if not clean or len(clean) > MAX_TEXT or not clean.isprintable():
+        raise UserError(
+            f"got the prompt {clean[:60]!r} ({len(clean)} characters); want 1 to {MAX_TEXT} printable characters; "
+            "shorten or retype it"
+        )
+    if not 1 <= length <= MAX_FRAMES:
+        raise UserError(
+            f"got a length of {length} frames for {clean[:60]!r}; want 1 to {MAX_FRAMES}; change it"
+        )
+    return Prompt(id=prompt_id(clean, length), text=clean, length=length)
+
+
+def read_prompts(path: str | Path, default_length: int) -> list[Prompt]:
+    """Prompts of a UTF-8 text file: one per line, `text` or `text#frames`; blank lines are skipped, repeats dropped.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or empty, or a line is not a prompt (the message names the line).
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); want a text file of prompts; check the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: got bytes that are not UTF-8 (at {error.start}); want text; save it as UTF-8"
+        ) from None
+    prompts: dict[str, Prompt] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        words, mark, frames = line.rpartition("#")
+        if mark and not frames.strip().isdecimal():
+            raise UserError(
+                f"{path}, line {number}: got {frames.strip()!r} after '#'; want a number of frames; mend it"
+            )
+        try:
+            prompt = make_prompt(words, int(frames)) if mark else make_prompt(line, default_length)
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise UserError(f"{path}: got no prompts; want one per line; write some")
+    return list(prompts.values())

@@ -1,0 +1,78 @@
+"""From a job's list of rewards to one number per motion: the weighted sum.
+
+Legend: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_motion.config import RewardConfig, RunFault, UserError
+from rl_motion.protocols import Reward
+from rl_motion.types import Motions, Prompt, Scored, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One reward with its name and its weight in the total."""
+
+    name: str
+    weight: float
+    reward: Reward
+
+
+def build_terms(
+    configs: Sequence[RewardConfig], registry: Mapping[str, Callable[[], Reward]]
+) -> tuple[Term, ...]:
+    """The terms a job asks for, made from `registry` (usually `rl_motion.rewards.REWARDS`).
+
+    Raises:
+        UserError: no reward at all, an unknown name, or the same name twice.
+    """
+    names = [config.name for config in configs]
+    if not names:
+        raise UserError(f"got no reward; want at least one; choose from {sorted(registry)}")
+    for name in names:
+        if name not in registry:
+            raise UserError(
+                f"got reward {name!r}; want one of {sorted(registry)}; correct `rewards` in the job"
+            )
+        if names.count(name) > 1:
+            raise UserError(
+                f"got reward {name!r} {names.count(name)} times; want it once; add up its weights"
+            )
+    return tuple(Term(config.name, config.weight, registry[config.name]()) for config in configs)
+
+
+def score(terms: Sequence[Term], motions: Motions, unit: Unit) -> Scored:
+    """Every reward of the unit's motions and their weighted sum; on the graph where motions and rewards are.
+
+    Raises:
+        RunFault: a reward of the wrong shape, or one that is not finite (the message names it and the
+            prompt).
+    """
+    prompts = unit.row_prompts
+    rewards = {term.name: _checked(term.name, term.reward(motions, prompts), prompts) for term in terms}
+    total_B = torch.stack([term.weight * rewards[term.name] for term in terms]).sum(dim=0)
+    return Scored(unit_index=unit.index, rewards=rewards, total_B=total_B)
+
+
+def _checked(name: str, value_B: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    if value_B.shape != (len(prompts),):
+        raise RunFault(
+            f"got shape {tuple(value_B.shape)} from reward {name!r}; want one value for each of "
+            f"{len(prompts)} rows; correct the reward, then resume"
+        )
+    bad = (~torch.isfinite(value_B)).nonzero().flatten().tolist()
+    if bad:
+        prompt = prompts[bad[0]]
+        raise RunFault(
+            f"got {float(value_B[bad[0]])} from reward {name!r} for prompt {prompt.text!r} (row {bad[0]}; "
+            f"{len(bad)} of {len(prompts)} rows are not finite); want finite rewards; look at that motion, "
+            "lower the learning rate or correct the reward, then resume from the last commit"
+        )
+    return value_B

@@ -1,0 +1,74 @@
+"""Text-motion similarity under a frozen TMR (Petrovich et al. 2023, arXiv:2305.00976), the paper's reward.
+
+Legend: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from torch import Tensor
+
+from rl_motion.config import UserError
+from rl_motion.types import Motions, Normalisation, Prompt, Representation
+
+
+class Similarity(Protocol):
+    """What this reward asks of a retrieval model."""
+
+    def similarity(self, motions: Motions, texts: Sequence[str]) -> Tensor:
+        """Cosine [B] in [-1, 1] between each motion and its row's text."""
+
+
+class TMRReward:
+    """The plain cosine between the embeddings of a motion and of its prompt, in [-1, 1].
+
+    The model is frozen; gradients reach the motions where they are on the graph.
+    """
+
+    accepts = frozenset({Representation.HUMANML3D_263})
+    differentiable = True
+
+    def __init__(self, model: Similarity) -> None:
+        """Reward with this retrieval model."""
+        self._model = model
+
+    @classmethod
+    def load(cls) -> Self:
+        """The reward with the embedded world's TMR; only the worker that scores loads it."""
+        from rl_motion.models.zoo import load_tmr
+
+        return cls(load_tmr("tmr-embedded"))
+
+    def __call__(
+        self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None
+    ) -> Tensor:
+        """Cosine [B] of each motion with its row's prompt. This TMR saw clean motion only: `noise_level_B` is
+        refused.
+
+        Raises:
+            UserError: another representation, normalised features, noisy motions, or rows that do not match
+                prompts.
+        """
+        if motions.representation not in self.accepts:
+            raise UserError(
+                f"got a motion in {motions.representation!s}; reward 'tmr' wants one of "
+                f"{sorted(map(str, self.accepts))}; convert the motion, or choose a reward that accepts it"
+            )
+        if motions.normalisation is not Normalisation.NONE:
+            raise UserError(
+                f"got features normalised by {motions.normalisation!s}; reward 'tmr' wants un-normalised "
+                "features (it applies its own statistics); pass what the denoiser's `decode` returns"
+            )
+        if noise_level_B is not None:
+            raise UserError(
+                "got motions with a noise level; reward 'tmr' wants clean motions; score the decoded x0 "
+                "instead"
+            )
+        if len(prompts) != motions.features_BFD.shape[0]:
+            raise UserError(
+                f"got {motions.features_BFD.shape[0]} motions and {len(prompts)} prompts; want one prompt "
+                "per row; pass `unit.row_prompts`"
+            )
+        return self._model.similarity(motions, [prompt.text for prompt in prompts])

@@ -1,0 +1,1 @@
+"""The loop, its backends and the commit; the only package that imports ray."""

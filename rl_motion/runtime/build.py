@@ -1,0 +1,134 @@
+"""From a job to the objects that do its work. Plain functions, so that workers can make their own wherever they run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from rl_motion.config import Job, UserError
+from rl_motion.prompts.pool import PromptPool, read_prompts
+from rl_motion.protocols import Algorithm, MotionPolicy
+from rl_motion.types import Experience, Metrics, Motions, Prompt, Scored, Trajectory, Unit
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Decoder = Callable[[Trajectory], Motions]
+"""A trajectory's final motion, un-normalised."""
+Scorer = Callable[[Motions, Unit], Scored]
+"""Every reward of a unit's motions, and their weighted sum."""
+
+
+class LearnerLike(Protocol):
+    """What the runtime asks of a learner."""
+
+    def step(self, experiences: Sequence[Experience]) -> Metrics:
+        """One update from an iteration's units, in order; audits before its first."""
+
+    def state_dict_tensors(self) -> dict[str, Tensor]:
+        """Everything the next step depends on, adapter included, as flat tensors."""
+
+    def load_state_dict_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace it, strictly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a learner worker holds: the policy, who changes it, and how to write its adapter in peft's own format."""
+
+    policy: MotionPolicy
+    learner: LearnerLike
+    save_adapter: Callable[[Path], None]
+
+
+def build_policy(job: Job) -> MotionPolicy:
+    """The job's model with a fresh adapter, as a policy."""
+    return _adapted(job)[0]
+
+
+def build_decoder(job: Job) -> Decoder:
+    """Only what turns latents into motion: reward workers need neither adapter nor peft."""
+    from rl_motion.models.zoo import load_denoiser
+
+    denoiser = load_denoiser(job.model.name)
+    return lambda trajectory: denoiser.decode(trajectory.x0_BFD, trajectory.length_B)
+
+
+def build_rewards(job: Job) -> Scorer:
+    """The job's rewards as one call."""
+    from rl_motion.rewards import REWARDS
+    from rl_motion.rewards.combine import build_terms, score
+
+    terms = build_terms(job.rewards, REWARDS)
+    return lambda motions, unit: score(terms, motions, unit)
+
+
+def build_algorithm(job: Job) -> Algorithm:
+    """The job's algorithm."""
+    from rl_motion.algorithms import ALGORITHMS
+
+    return ALGORITHMS[job.algorithm.name](job.algorithm)
+
+
+def build_training(job: Job) -> Training:
+    """A policy and the learner around it."""
+    from rl_motion.learner.learner import Learner
+    from rl_motion.models.adapter import save_adapter
+
+    policy, peft_model = _adapted(job)
+    learner = Learner(policy, build_algorithm(job), job.train)
+    return Training(
+        policy, learner, lambda folder: save_adapter(peft_model, folder, base_model_name=job.model.name)
+    )
+
+
+def build_pool(job: Job) -> PromptPool:
+    """The job's prompts: train splits of the embedded world, and text files.
+
+    Raises:
+        UserError: a source is no train split and no readable file of prompts.
+    """
+    sources = {name: _prompts(name, job.prompts.default_length) for name in job.prompts.sources}
+    pool = PromptPool(sources, job.prompts.sources, job.train.seed)
+    pool.check(job.train)
+    return pool
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """How a run's parts are made. Module-level functions only: a workshop travels to Ray workers by reference."""
+
+    policy: Callable[[Job], MotionPolicy] = build_policy
+    decoder: Callable[[Job], Decoder] = build_decoder
+    rewards: Callable[[Job], Scorer] = build_rewards
+    training: Callable[[Job], Training] = build_training
+    pool: Callable[[Job], PromptPool] = build_pool
+
+
+def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
+    from rl_motion.models.adapter import attach_lora
+    from rl_motion.models.zoo import load_denoiser
+    from rl_motion.policies.diffusion import DiffusionPolicy
+
+    denoiser = load_denoiser(job.model.name)
+    peft_model = attach_lora(denoiser.network, job.adapter, seed=job.train.seed)
+    return DiffusionPolicy(denoiser, job.policy), peft_model
+
+
+def _prompts(source: str, default_length: int) -> list[Prompt]:
+    split = re.fullmatch(r"(source|target)/(train|val|test)", source)
+    if split is None:
+        return read_prompts(source, default_length)
+    if split[2] != "train":
+        raise UserError(
+            f"prompts.sources: got {source!r}, which is kept for evaluation; want a train split or a text file; "
+            f"use {split[1]}/train"
+        )
+    from rl_motion.data.embedded import prompts
+
+    return list(prompts(source))

@@ -1,0 +1,138 @@
+"""One atomic commit per iteration: what a run needs to go on bit for bit.
+
+A commit is a folder, written under another name, synced and renamed, so that it is there as a whole or not at all.
+Its manifest carries the hash of every file; what does not match is passed over for the commit before.
+
+    commits/00000012/manifest.json  learner.safetensors  adapter/adapter_config.json  adapter/adapter_model.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rl_motion.types import Metrics
+
+LEARNER_FILE = "learner.safetensors"
+_MANIFEST, _TEMPORARY = "manifest.json", ".writing-"
+_log = logging.getLogger(__name__)
+
+
+class Manifest(BaseModel):
+    """What a commit says about itself.
+
+    `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's version.
+    `job` holds what the numbers depend on (see `identity` in run.py); `metrics` is the last row of metrics.jsonl.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    iteration: int
+    adapter_sha256: str
+    pool_sha256: str
+    job: dict[str, Any]
+    threads: int
+    cpu_capability: str
+    torch: str
+    run_id: str
+    mlflow_run_id: str | None
+    wall_s: float
+    metrics: Metrics | None
+    files: dict[str, str] = {}
+    """SHA-256 by path within the commit; filled in by `write`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit read back and verified."""
+
+    manifest: Manifest
+    folder: Path
+    files: Mapping[str, bytes]
+
+
+class Commits:
+    """The folder `commits/` of a run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Keep the last `keep` commits."""
+        self._folder = folder
+        self._keep = keep
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+        """Commit atomically, then drop what is older than the last `keep`; returns the commit's folder."""
+        target = self._folder / f"{manifest.iteration:08d}"
+        temporary = self._folder / f"{_TEMPORARY}{target.name}"
+        for stale in (*self._folder.glob(f"{_TEMPORARY}*"), target):
+            if stale.is_dir():
+                shutil.rmtree(stale)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=1)
+        for name, content in {**files, _MANIFEST: text.encode()}.items():
+            write_synced(temporary / name, content)
+        for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
+            sync_folder(folder)
+        temporary.rename(target)
+        sync_folder(self._folder)
+        for old in self._numbered()[: -self._keep]:
+            shutil.rmtree(old)
+        return target
+
+    def newest(self) -> Commit | None:
+        """The newest commit that is whole; warns about those that are not."""
+        for folder in reversed(self._numbered()):
+            try:
+                return _read(folder)
+            except (OSError, ValueError) as error:
+                _log.warning("commit %s is damaged (%s); going back to the one before", folder, error)
+        return None
+
+    def drop_after(self, iteration: int) -> None:
+        """Remove commits beyond this one: a run that goes on from it will write them anew."""
+        for folder in self._numbered():
+            if int(folder.name) > iteration:
+                shutil.rmtree(folder)
+
+    def _numbered(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir() and path.name.isdecimal())
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: Path) -> Commit:
+    """Raises OSError or ValueError where anything is missing or differs from its hash."""
+    try:
+        manifest = Manifest.model_validate(json.loads((folder / _MANIFEST).read_bytes()))
+    except ValidationError as error:
+        raise ValueError(f"{_MANIFEST} has {error.error_count()} wrong fields") from None
+    files = {name: (folder / name).read_bytes() for name in manifest.files}
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+            raise ValueError(f"{name} differs from its hash")
+    return Commit(manifest, folder, files)

@@ -1,0 +1,129 @@
+"""What the commands do: start or resume a run, see it through, evaluate it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rl_motion.config import Job, UserError
+from rl_motion.runtime import loop, run
+from rl_motion.runtime.backend import make_backend
+from rl_motion.runtime.build import Workshop
+from rl_motion.runtime.commit import LEARNER_FILE
+from rl_motion.runtime.progress import watching
+from rl_motion.runtime.workers import Snapshot
+from rl_motion.types import Metrics
+
+Report = Mapping[str, Any]
+Evaluate = Callable[[Job, Path, float], Report]
+"""(job, run folder with its adapter, seconds of training) -> report; writes report.json and report.html."""
+_log = logging.getLogger(__name__)
+
+
+def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
+    """Base beside tuned on held-out prompts, the adapter being the one in the run's folder."""
+    from rl_motion.evaluation.report import evaluate_run
+    from rl_motion.runtime.sampling import load_policy
+
+    torch.set_num_threads(job.runtime.threads)
+    guidance = job.evaluation.guidance_scale
+    if guidance is not None:
+        job = job.model_copy(update={"policy": job.policy.model_copy(update={"guidance_scale": guidance})})
+    policies = {"base": load_policy(job, None), "tuned": load_policy(job, folder / "adapter")}
+    return evaluate_run(job, folder, policies, wall_s=wall_s)
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a run's parts are made and judged."""
+
+    workshop: Workshop = field(default_factory=Workshop)
+    evaluate: Evaluate = evaluate_adapter
+
+
+MEANS = Means()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run that is over."""
+
+    folder: Path
+    report: Report
+    wall_s: float
+
+
+def start(job: Job, out: Path, console: Console) -> Outcome:
+    """A new run in `out`; see `_see_through`."""
+    with run.create(job, out) as new:
+        console.print(f"run: {new.folder}", highlight=False, soft_wrap=True)
+        return _see_through(new, console)
+
+
+def resume(folder: Path, overrides: Sequence[str], console: Console) -> Outcome:
+    """Go on with a run from its newest whole commit; see `_see_through`."""
+    with run.reopen(folder, overrides) as old:
+        done = old.commit.manifest.iteration if old.commit else 0
+        console.print(f"run: {folder}, after {done} iterations", highlight=False, soft_wrap=True)
+        return _see_through(old, console)
+
+
+def _see_through(held: run.Run, console: Console) -> Outcome:
+    """Train, then evaluate.
+
+    Raises:
+        UserError, RunFault, KeyboardInterrupt, and whatever a worker's code raises: each with a note that says what
+            was saved and how to resume.
+    """
+    with _explained(held):
+        _train(held, console)
+        held.publish_adapter()
+        wall_s = held.wall_s
+        console.print("evaluating base and tuned on held-out prompts", highlight=False)
+        report = MEANS.evaluate(held.job, held.folder, wall_s)
+        held.end("FINISHED")
+    return Outcome(held.folder, report, wall_s)
+
+
+def _train(held: run.Run, console: Console) -> None:
+    job = held.job
+    pool = MEANS.workshop.pool(job)
+    with closing(make_backend(job, MEANS.workshop)) as backend:
+        snapshot = backend.start()
+        if held.commit is not None:
+            snapshot = backend.restore(
+                held.commit.manifest.iteration, held.commit.files[LEARNER_FILE]
+            )
+        held.begin(pool.sha256, snapshot)
+        with watching(console, snapshot.version, job.train.iterations) as watch:
+
+            def record(iteration: int, after: Snapshot, metrics: Metrics) -> None:
+                held.record(iteration, after, metrics)
+                watch.show(iteration, metrics)
+
+            loop.train(job, pool, backend, snapshot, record)
+
+
+@contextmanager
+def _explained(held: run.Run) -> Iterator[None]:
+    """Add what was saved and how to go on to whatever ends a run early."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt | UserError):
+            _log.info("the run ended early", exc_info=error)
+        if held.committed is None:
+            run.discard(held)
+            error.add_note("nothing was trained yet, and no run folder is kept")
+        else:
+            held.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            error.add_note(f"saved: {int(held.committed.name)} iterations and their adapter in {held.folder}")
+            error.add_note(f"resume: rl-motion resume {held.folder}")
+        raise

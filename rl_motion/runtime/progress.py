@@ -1,0 +1,82 @@
+"""What a person sees while a run runs: a live bar on a terminal, a plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from rl_motion.types import Metrics
+
+PLAIN_EVERY_S = 10.0
+_SHOWN = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction"}
+
+
+class Watch:
+    """Iterations as they come; the time left is that of the iterations seen so far."""
+
+    def __init__(self, console: Console, done: int, total: int) -> None:
+        """Starts counting now.
+
+        Args:
+            console: where to write.
+            done: iterations finished before.
+            total: iterations of the run.
+        """
+        self._console = console
+        self._first = done
+        self._total = total
+        self._started = time.monotonic()
+        self._spoke = float("-inf")
+        self._live: tuple[Progress, TaskID] | None = None
+        if console.is_terminal:
+            columns = (
+                TextColumn("iteration"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+            )
+            bar = Progress(*columns, console=console)
+            self._live = (bar, bar.add_task("starting", total=total, completed=done))
+            bar.start()
+
+    def show(self, iteration: int, metrics: Metrics) -> None:
+        """An iteration is done."""
+        now = time.monotonic()
+        done = iteration + 1
+        left_s = (now - self._started) / (done - self._first) * (self._total - done)
+        words = [f"{name} {metrics[key]:.4g}" for name, key in _SHOWN.items() if key in metrics]
+        text = "  ".join([*words, f"{duration(left_s)} left"])
+        if self._live:
+            bar, task = self._live
+            bar.update(task, completed=done, description=text)
+        elif now - self._spoke >= PLAIN_EVERY_S or done == self._total:
+            self._spoke = now
+            self._console.print(f"iteration {done}/{self._total}  {text}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live:
+            self._live[0].stop()
+
+
+@contextmanager
+def watching(console: Console, done: int, total: int) -> Iterator[Watch]:
+    """A `Watch` that is closed whatever happens."""
+    watch = Watch(console, done, total)
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
+def duration(seconds: float) -> str:
+    """Such as `8s`, `3m20s`, `2h05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

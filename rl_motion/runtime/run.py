@@ -1,0 +1,260 @@
+"""A run on disk: its folder, its lock, what is written after every iteration, and what a resume checks.
+
+DIR/<run>/job.yaml  metrics.jsonl  commits/  adapter/  report.json  report.html  logs/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config.load import dump_job, load_job
+from rl_motion.runtime.commit import LEARNER_FILE, Commit, Commits, Manifest, write_synced
+from rl_motion.runtime.workers import Snapshot
+from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
+from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
+from rl_motion.types import Metrics
+
+_MLFLOW_PATIENCE_S = 60.0
+_log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run's folder, held by one process at a time."""
+
+    def __init__(self, folder: Path, job: Job, commit: Commit | None = None) -> None:
+        """Use `create` or `reopen`.
+
+        Args:
+            folder: exists and is locked.
+            job: resolved.
+            commit: what the run goes on from.
+        """
+        self.folder = folder
+        self.job = job
+        self.commit = commit
+        self.committed: Path | None = commit.folder if commit else None
+        self._run_id = commit.manifest.run_id if commit else uuid.uuid4().hex
+        self._wall_before_s = commit.manifest.wall_s if commit else 0.0
+        self._started = time.monotonic()
+        self._commits = Commits(folder / "commits", job.runtime.keep_commits)
+        self._rows = JsonlTracker(folder / "metrics.jsonl")
+        self._mlflow: MlflowTracker | None = None
+        self._pool_sha256 = ""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of work so far, over all resumes."""
+        return self._wall_before_s + time.monotonic() - self._started
+
+    def begin(self, pool_sha256: str, snapshot: Snapshot) -> None:
+        """Bring the records in line with where the run starts: a first commit, or the one it goes on from.
+
+        Raises:
+            UserError: the prompts are not those of the run.
+            RunFault: the learner does not come back as it was committed.
+        """
+        self._pool_sha256 = pool_sha256
+        write_synced(self.folder / "job.yaml", dump_job(self.job).encode())
+        if self.commit is None:
+            self._write(snapshot, None)
+        else:
+            _check_state(self.commit.manifest, snapshot, pool_sha256)
+            self._commits.drop_after(snapshot.version)
+        self._rows.rewind(snapshot.version, self.commit.manifest.metrics if self.commit else None)
+        if self.job.tracking.mlflow_uri is not None:
+            self._mlflow = MlflowTracker(
+                self._mlflow_settings(self.job.tracking.mlflow_uri),
+                self._rows,
+                {"": self.folder / "job.yaml"},
+            )
+
+    def record(self, iteration: int, snapshot: Snapshot, metrics: Metrics) -> None:
+        """After an iteration: commit, then the row, then MLflow in its own time."""
+        row = {**metrics, ITERATION: float(iteration), TIME: float(time.time_ns() // 1_000_000)}
+        self._write(snapshot, row)
+        self._rows.append(row)
+        if self._mlflow:
+            self._mlflow.wake()
+
+    def publish_adapter(self) -> None:
+        """Put the last commit's adapter where users look for it: `adapter/`."""
+        if self.committed is None:
+            return
+        target = self.folder / "adapter"
+        target.mkdir(exist_ok=True)
+        for source in sorted((self.committed / "adapter").iterdir()):
+            partial = target / f".{source.name}.partial"
+            write_synced(partial, source.read_bytes())
+            partial.replace(target / source.name)
+
+    def end(self, status: str) -> None:
+        """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
+        self.publish_adapter()
+        if self._mlflow is None:
+            return
+        names = {"report": "report.html", "report.json": "report.json", "adapter": "adapter"}
+        files = {key: self.folder / name for key, name in names.items() if (self.folder / name).exists()}
+        if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
+            _log.warning(
+                "MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder
+            )
+
+    def _write(self, snapshot: Snapshot, row: Metrics | None) -> None:
+        environment = snapshot.environment
+        manifest = Manifest(
+            iteration=snapshot.version,
+            adapter_sha256=snapshot.sha256,
+            pool_sha256=self._pool_sha256,
+            job=identity(self.job),
+            threads=environment.threads,
+            cpu_capability=environment.cpu_capability,
+            torch=environment.torch,
+            run_id=self._run_id,
+            mlflow_run_id=self._mlflow.run_id if self._mlflow else None,
+            wall_s=self.wall_s,
+            metrics=row,
+        )
+        adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
+        self.committed = self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+
+    def _mlflow_settings(self, uri: str) -> MlflowSettings:
+        out = self.folder.resolve().parent
+        return MlflowSettings(
+            uri=uri.replace("{out}", str(out)),
+            experiment=self.job.tracking.experiment,
+            run_name=self.folder.name,
+            key=self._run_id,
+            artifacts=out / "mlartifacts",
+            params=flatten(self.job.model_dump(mode="json")),
+            tags={"rl_motion.pool_sha256": self._pool_sha256, "rl_motion.folder": str(self.folder.resolve())},
+        )
+
+
+@contextmanager
+def create(job: Job, out: Path) -> Iterator[Run]:
+    """A new run in DIR/<job name>, or <job name>-2 and so on where that exists.
+
+    Raises:
+        UserError: DIR cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = _fresh(out, job.name)
+    except OSError as error:
+        raise UserError(
+            f"got --out {out}, where no folder can be made ({error.strerror}); choose another"
+        ) from None
+    with _held(folder):
+        yield Run(folder, job)
+
+
+@contextmanager
+def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
+    """A run at its newest whole commit.
+
+    Raises:
+        UserError: there is no such run, nothing was committed, it is running, or the job asked for is another one.
+    """
+    if not (folder / "job.yaml").is_file():
+        raise UserError(
+            f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder, such as runs/demo"
+        )
+    job = load_job(folder / "job.yaml", overrides)
+    with _held(folder):
+        commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
+        if commit is None:
+            raise UserError(
+                f"{folder}: got no whole commit; nothing was trained; start again: rl-motion train {folder / 'job.yaml'}"
+            )
+        _check_job(commit.manifest, job, folder)
+        yield Run(folder, job, commit)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What a run's numbers depend on, by dotted name: everything but names, places, amounts of work and records."""
+    tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
+    del tree["train"]["iterations"]
+    return flatten(tree)
+
+
+def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
+    want, got = dict(manifest.job), identity(job)
+    want["runtime.threads"], got["runtime.threads"] = str(manifest.threads), str(job.runtime.threads)
+    names = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
+    if names:
+        differences = "\n".join(f"  {name}: got {got.get(name)}; want {want.get(name)}" for name in names)
+        raise UserError(
+            f"{folder}: the job differs from the one that the run was started with\n{differences}\n"
+            "a resumed run goes on bit for bit; leave these as they were, or start a new run: rl-motion train"
+        )
+
+
+def _check_state(manifest: Manifest, snapshot: Snapshot, pool_sha256: str) -> None:
+    if manifest.pool_sha256 != pool_sha256:
+        raise UserError(
+            f"got prompts with hash {pool_sha256[:12]}; want {manifest.pool_sha256[:12]}, those of the run; "
+            "put the prompt files back as they were, or start a new run"
+        )
+    if snapshot.sha256 != manifest.adapter_sha256:
+        raise RunFault(
+            f"got adapter {snapshot.sha256[:12]} from the commit; want {manifest.adapter_sha256[:12]}; "
+            "the model may have changed since; put it back and resume"
+        )
+    here, there = snapshot.environment, (manifest.cpu_capability, manifest.torch)
+    if (here.cpu_capability, here.torch) != there:
+        _log.warning(
+            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not bit for bit",
+            *there,
+            here.cpu_capability,
+            here.torch,
+        )
+
+
+def _fresh(out: Path, name: str) -> Path:
+    for number in range(1, 100_000):
+        folder = out / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"got 100000 runs named {name!r} in {out}; want another name; set `name` in the job")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
+    (folder / "logs").mkdir(exist_ok=True)
+    descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handler = logging.FileHandler(folder / "logs" / "run.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("rl_motion")
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is working on this run; wait for it or end it"
+            ) from None
+        logger.addHandler(handler)
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        os.close(descriptor)
+
+
+def discard(run: Run) -> None:
+    """Remove the folder of a run that never got as far as a commit."""
+    if run.committed is None:
+        shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""Motions for prompts, outside a run: by the same policy as in training, with or without an adapter.
+
+Legend: B rows, F frames, J joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rl_motion.config import Job, UserError
+from rl_motion.config.load import load_job
+from rl_motion.protocols import MotionPolicy
+from rl_motion.types import Prompt, Unit
+
+
+def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
+    """The job's policy, its base where `adapter` is None.
+
+    Raises:
+        UserError: there is no adapter in that folder, or it belongs to another model.
+    """
+    from rl_motion.models.adapter import load_adapter
+    from rl_motion.models.zoo import load_denoiser
+    from rl_motion.policies.diffusion import DiffusionPolicy
+
+    denoiser = load_denoiser(job.model.name)
+    if adapter is not None:
+        try:
+            load_adapter(denoiser.network, adapter)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(str(error)) from None
+    return DiffusionPolicy(denoiser, job.policy)
+
+
+def job_of(adapter: Path | None, model: str | None) -> Job:
+    """The job an adapter was trained by, where it lies in its run's folder; else the defaults."""
+    beside = adapter.parent / "job.yaml" if adapter else None
+    job = load_job(beside) if beside and beside.is_file() else Job(name="sample")
+    if model is not None:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"name": model})})
+    return job
+
+
+def sample_page(
+    policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, page: Path
+) -> Path:
+    """Sample every prompt and write an HTML page of moving skeletons, with a NumPy file beside it.
+
+    Args:
+        policy: with its adapter, if any.
+        prompts: one row of the page each.
+        samples: motions per prompt.
+        seed: of the noise; the same seed gives the same motions.
+        page: the HTML file to write.
+
+    Returns:
+        The NumPy file: joints [B, F, J, 3] in metres, float32, zero beyond a motion's length, prompt-major.
+    """
+    from rl_motion.motion.features import features_to_joints
+    from rl_motion.motion.viewer import Panel, Row, motion_page
+
+    unit = Unit(seed=seed, iteration=0, index=0, prompts=tuple(prompts), samples_per_prompt=samples)
+    with torch.no_grad():
+        motions = policy.decode(policy.rollout(unit))
+    lengths = motions.length_B.tolist()
+    joints_BFJ3 = features_to_joints(motions.features_BFD.float().cpu()).numpy().astype(np.float32)
+    for row, length in enumerate(lengths):
+        joints_BFJ3[row, length:] = 0.0
+    rows = []
+    for number, prompt in enumerate(prompts):
+        first = number * samples
+        panels = [
+            Panel(f"sample {row - first + 1}", joints_BFJ3[row, : lengths[row]])
+            for row in range(first, first + samples)
+        ]
+        rows.append(Row(prompt.text, panels))
+    array = page.with_suffix(".npy")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(motion_page("Samples", rows, f"seed {seed}"), encoding="utf-8")
+        np.save(array, joints_BFJ3, allow_pickle=False)
+    except OSError as error:
+        raise UserError(
+            f"got --out {page}, which cannot be written ({error.strerror}); choose another"
+        ) from None
+    return array

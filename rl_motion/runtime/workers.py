@@ -1,0 +1,193 @@
+"""The three kinds of worker: plain classes that run in one process under a debugger, or as Ray actors.
+
+Each makes its parts on first use, where it runs, and computes with the job's number of threads: threads change
+rounding, so they are the same on every backend.
+
+Legend: B rows of a unit.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from rl_motion.config import Job, RunFault
+from rl_motion.models.adapter import adapter_checksum
+from rl_motion.protocols import MotionPolicy
+from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop
+from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What decides rounding besides the code: bit-for-bit promises hold between equal environments."""
+
+    threads: int
+    cpu_capability: str
+    torch: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A learner between two iterations, as bytes: nobody but a worker needs to know what is in them.
+
+    `version` counts updates; `adapter` is the safetensors file that rollout workers load, `sha256` its checksum;
+    `state` is the learner's safetensors file; `files` is the adapter in peft's own format, by file name.
+    """
+
+    version: int
+    sha256: str
+    adapter: bytes
+    state: bytes
+    files: Mapping[str, bytes]
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a learner's step returns."""
+
+    snapshot: Snapshot
+    metrics: Metrics
+
+
+class Worker:
+    """A job, the means to work on it, and the right number of threads."""
+
+    def __init__(self, job: Job, workshop: Workshop) -> None:
+        """Cheap: what may fail happens in a method, where its error reaches the user as it is."""
+        torch.set_num_threads(job.runtime.threads)
+        self._job = job
+        self._workshop = workshop
+
+    def environment(self) -> Environment:
+        """Where this worker runs."""
+        return Environment(
+            threads=torch.get_num_threads(),
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            torch=torch.__version__,
+            machine=platform.machine(),
+        )
+
+
+class RolloutWorker(Worker):
+    """Samples units. Stateless to its callers: every call names the adapter it wants."""
+
+    _loaded: tuple[int, str] | None = None
+
+    @cached_property
+    def policy(self) -> MotionPolicy:
+        """The policy, made on first use."""
+        return self._workshop.policy(self._job)
+
+    def prepare(self) -> Environment:
+        """Make everything now instead of in the first call."""
+        _ = self.policy
+        return self.environment()
+
+    def sample(self, version: int, sha256: str, adapter: bytes, unit: Unit) -> Trajectory:
+        """The unit's trajectory under this adapter.
+
+        Raises:
+            RunFault: the adapter that arrived is not the one announced.
+        """
+        if self._loaded != (version, sha256):
+            self._loaded = None
+            state = safetensors.load(adapter)
+            if adapter_checksum(state) != sha256:
+                raise RunFault(
+                    f"got an adapter that differs from version {version} ({sha256[:12]}) on its way to a rollout worker; "
+                    "resume the run"
+                )
+            self.policy.load_adapter_state(state)
+            self._loaded = (version, sha256)
+        with torch.no_grad():
+            return self.policy.rollout(unit, policy_version=version)
+
+
+class RewardWorker(Worker):
+    """Scores trajectories; holds the rewards and what decodes motion, no policy."""
+
+    @cached_property
+    def parts(self) -> tuple[Decoder, Scorer]:
+        """Decoder and rewards, made on first use."""
+        return self._workshop.decoder(self._job), self._workshop.rewards(self._job)
+
+    def prepare(self) -> Environment:
+        """Make everything now instead of in the first call."""
+        _ = self.parts
+        return self.environment()
+
+    def score(self, trajectory: Trajectory) -> Scored:
+        """Every reward of the trajectory's motions."""
+        decode, rewards = self.parts
+        with torch.no_grad():
+            return rewards(decode(trajectory), trajectory.unit)
+
+
+class LearnerWorker(Worker):
+    """Holds the only adapter that changes."""
+
+    _version = 0
+
+    @cached_property
+    def training(self) -> Training:
+        """Policy and learner, made on first use."""
+        return self._workshop.training(self._job)
+
+    def prepare(self) -> Snapshot:
+        """Make everything now; returns the starting point."""
+        return self._snapshot()
+
+    def restore(self, version: int, state: bytes) -> Snapshot:
+        """Go back to a snapshot's `version` and `state`."""
+        self.training.learner.load_state_dict_tensors(safetensors.load(state))
+        self._version = version
+        return self._snapshot()
+
+    def learn(self, advantages: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
+        """One update.
+
+        Args:
+            advantages: [B] for each trajectory.
+            trajectories: the iteration's, in unit order, all made with the present adapter.
+
+        Raises:
+            RunFault: a trajectory was made with another adapter.
+        """
+        present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
+        for trajectory in trajectories:
+            if (trajectory.policy_version, trajectory.adapter_sha256) != present:
+                raise RunFault(
+                    f"unit {trajectory.unit.index}: got a trajectory of adapter version {trajectory.policy_version} "
+                    f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); resume the run"
+                )
+        pairs = zip(trajectories, advantages, strict=True)
+        metrics = self.training.learner.step(
+            [Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs]
+        )
+        self._version += 1
+        return Learned(self._snapshot(), metrics)
+
+    def _snapshot(self) -> Snapshot:
+        adapter = self.training.policy.adapter_state()
+        with tempfile.TemporaryDirectory() as folder:
+            self.training.save_adapter(Path(folder))
+            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        return Snapshot(
+            version=self._version,
+            sha256=adapter_checksum(adapter),
+            adapter=safetensors.save(adapter),
+            state=safetensors.save(self.training.learner.state_dict_tensors()),
+            files=files,
+            environment=self.environment(),
+        )

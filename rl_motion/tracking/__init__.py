@@ -1,0 +1,1 @@
+"""Recording: JSONL always, MLflow beside it."""

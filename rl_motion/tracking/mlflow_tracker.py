@@ -1,0 +1,203 @@
+"""MLflow beside metrics.jsonl: a background thread that follows the file and never holds training up.
+
+The file is the queue. The thread reads what is new, sends it, and moves on only once the server has it; while the server
+is away it tries again, and what is still missing when the process ends is sent by the next one, which asks the server
+which iterations it has. So nothing is lost and no step comes twice, however often a run is resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
+from rl_motion.types import Metrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY_TAG = "rl_motion.run_id"
+_BATCH = 900
+"""Metrics per request; MLflow takes 1000."""
+_RETRY_S = (1.0, 60.0)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MlflowSettings:
+    """Where to and as what a run is recorded.
+
+    `key` names our run on the server, over all its resumes; `artifacts` is where a database without a server keeps
+    files; `params` are logged once.
+    """
+
+    uri: str
+    experiment: str
+    run_name: str
+    key: str
+    artifacts: Path
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+class MlflowTracker:
+    """One run's follower of its metrics.jsonl."""
+
+    def __init__(self, settings: MlflowSettings, rows: JsonlTracker, files: Mapping[str, Path]) -> None:
+        """Starts the thread; mlflow is imported in it.
+
+        Args:
+            settings: where to.
+            rows: the file to follow; must have been rewound before.
+            files: logged at the start, by folder on the server ("" for its top).
+        """
+        self.run_id: str | None = None
+        """MLflow's name of the run, once it is known."""
+        self._settings = settings
+        self._rows = rows
+        self._files = dict(files)
+        self._client: MlflowClient | None = None
+        self._sent: set[int] = set()
+        self._offset = 0
+        self._status: str | None = None
+        self._warned = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is a new row; returns at once."""
+        self._wake.set()
+
+    def finish(self, status: str, files: Mapping[str, Path], timeout_s: float) -> bool:
+        """Send what is left and close the run on the server.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            files: files and folders to log, by folder on the server.
+            timeout_s: how long to wait at most.
+
+        Returns:
+            Whether the server has everything.
+        """
+        self._files |= files
+        self._status = status
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        delay_s: float | None = 0.0
+        while True:
+            self._wake.wait(delay_s)
+            self._wake.clear()
+            closing = self._status
+            try:
+                self._send(closing)
+            except Exception as error:
+                self._warn(error)
+                delay_s = min(max(2 * (delay_s or 0.0), _RETRY_S[0]), _RETRY_S[1])
+                if closing is None:
+                    # New rows do not hurry a server that is away; the end of the run does.
+                    threading.Event().wait(min(delay_s, 5.0))
+            else:
+                if closing is not None:
+                    return
+                delay_s = None
+
+    def _send(self, closing: str | None) -> None:
+        """Everything that the server does not have yet; raises whatever mlflow raises."""
+        client = self._client or self._connect()
+        assert self.run_id is not None
+        while (step := self._rows.read(self._offset)) is not None:
+            row, end = step
+            if int(row[ITERATION]) not in self._sent:
+                self._log_row(client, self.run_id, row)
+                self._sent.add(int(row[ITERATION]))
+            self._offset = end
+        for folder, path in list(self._files.items()):
+            log = client.log_artifacts if path.is_dir() else client.log_artifact
+            log(self.run_id, str(path), folder or None)
+            self._files.pop(folder)
+        if closing is not None:
+            client.set_terminated(self.run_id, closing)
+
+    @staticmethod
+    def _log_row(client: MlflowClient, run_id: str, row: Metrics) -> None:
+        from mlflow.entities import Metric
+
+        # The row's own time: a row sent twice, because the answer was lost, is one and the same row to MLflow.
+        when, step = int(row[TIME]), int(row[ITERATION])
+        metrics = [Metric(name, value, when, step) for name, value in sorted(row.items())]
+        # `iteration` goes last and alone: it says that the row is there.
+        rest = [metric for metric in metrics if metric.key != ITERATION]
+        for start in range(0, len(rest), _BATCH):
+            client.log_batch(run_id, metrics=rest[start : start + _BATCH])
+        client.log_batch(run_id, metrics=[Metric(ITERATION, float(step), when, step)])
+
+    def _connect(self) -> MlflowClient:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+
+        settings = self._settings
+        client = MlflowClient(tracking_uri=settings.uri)
+        experiment_id = _experiment(client, settings)
+        found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{settings.key}'", max_results=1)
+        if found:
+            run = found[0]
+            client.update_run(run.info.run_id, status="RUNNING")
+            history = client.get_metric_history(run.info.run_id, ITERATION)
+            self._sent = {int(metric.step) for metric in history}
+        else:
+            run = client.create_run(
+                experiment_id, tags={KEY_TAG: settings.key, **settings.tags}, run_name=settings.run_name
+            )
+        for name, value in settings.params.items():
+            if name not in run.data.params:
+                client.log_param(run.info.run_id, name, value)
+        self.run_id = run.info.run_id
+        self._client = client
+        return client
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "MLflow at %s does not answer (%s); training goes on, metrics.jsonl has everything, and MLflow "
+                "gets it once it is back",
+                self._settings.uri,
+                " ".join(str(error).split())[:200],
+            )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A resolved job as MLflow parameters: dotted names, values as text of at most 500 characters."""
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[_allowed(prefix + name)] = str(value)[:500]
+    return flat
+
+
+def _allowed(name: str) -> str:
+    """MLflow takes letters, digits and `_-. /:` in names; a prompt file's path may hold others."""
+    return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)[:250]
+
+
+def _experiment(client: MlflowClient, settings: MlflowSettings) -> str:
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    here = settings.uri.startswith("sqlite:")
+    location = settings.artifacts.resolve().as_uri() if here else None
+    return str(client.create_experiment(settings.experiment, artifact_location=location))

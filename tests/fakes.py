@@ -1,0 +1,210 @@
+"""A whole run in miniature: one Gaussian step, one trainable vector, real learner and algorithm, no peft.
+
+Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
+`toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:crash_learner=FILE` in the second update,
+`toy:bug` raises in every rollout, `toy:interrupt=N` is Ctrl-C in iteration N.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rl_motion.config import AlgorithmConfig, Job, RuntimeConfig, TrackingConfig, TrainConfig
+from rl_motion.learner.learner import Learner
+from rl_motion.models.adapter import adapter_checksum
+from rl_motion.prompts.pool import PromptPool, make_prompt
+from rl_motion.protocols import Replay
+from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop, build_algorithm
+from rl_motion.runtime.frontend import Means
+from rl_motion.types import AdapterState, Motions, Normalisation, Representation, Scored, Trajectory, Unit
+
+FEATURES = 3
+
+
+def die_once(marker: Path) -> None:
+    """End this process, as a machine would, unless it happened before."""
+    if not marker.exists():
+        if marker.parent.is_dir():
+            marker.touch()
+        os._exit(1)
+
+
+class TinyPolicy:
+    """x = tanh(pull) + noise: one transition, no network."""
+
+    schedule_hash = "tiny"
+
+    def __init__(self, mishap: str = "") -> None:
+        self.pull = nn.Parameter(torch.zeros(FEATURES))
+        self._mishap = mishap
+
+    def rollout(self, unit: Unit, *, policy_version: int = 0) -> Trajectory:
+        self._misbehave(unit)
+        start_BFD = torch.stack([self._noise(unit, row, 0) for row in range(unit.batch)])
+        with torch.no_grad():
+            mean_BSFD = self._mean(start_BFD)[:, None]
+            end_BFD = mean_BSFD[:, 0] + torch.stack([self._noise(unit, r, 1) for r in range(unit.batch)])
+            latents_BTFD = torch.stack([start_BFD, end_BFD], dim=1)
+            log_prob_BS = self._log_prob(latents_BTFD, mean_BSFD)
+        return Trajectory(
+            unit=unit,
+            latents_BTFD=latents_BTFD,
+            log_prob_BS=log_prob_BS,
+            x0_BFD=end_BFD,
+            length_B=torch.full((unit.batch,), start_BFD.shape[1]),
+            policy_version=policy_version,
+            adapter_sha256=adapter_checksum(self.adapter_state()),
+            schedule_hash=self.schedule_hash,
+        )
+
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
+        kind, _, where = self._mishap.partition("=")
+        if kind == "crash_learner" and trajectory.unit.iteration == 1 and trajectory.unit.index == 2:
+            die_once(Path(where))
+        start_BFD = trajectory.latents_BTFD[:, 0]
+        mean_BSFD = (self._mean(start_BFD) if adapter else 0.5 * start_BFD)[:, None]
+        ones = torch.ones(1, dtype=torch.float64)
+        scale_B = torch.full((len(start_BFD),), 1.0 / start_BFD[0].numel(), dtype=torch.float64)
+        log_prob_BS = self._log_prob(trajectory.latents_BTFD, mean_BSFD)
+        return Replay(log_prob_BS, mean_BSFD, ones, ones, scale_B)
+
+    def decode(self, trajectory: Trajectory) -> Motions:
+        return decoder(Job(name="toy"))(trajectory)
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        return {"pull": self.pull}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        return {"pull": self.pull.detach().clone()}
+
+    def load_adapter_state(self, state: AdapterState) -> None:
+        with torch.no_grad():
+            self.pull.copy_(state["pull"])
+
+    def _mean(self, start_BFD: Tensor) -> Tensor:
+        return 0.5 * start_BFD + torch.tanh(self.pull)
+
+    def _log_prob(self, latents_BTFD: Tensor, mean_BSFD: Tensor) -> Tensor:
+        error_BSFD = (latents_BTFD[:, 1:] - mean_BSFD).double()
+        return -0.5 * error_BSFD.square().mean(dim=(2, 3))
+
+    def _noise(self, unit: Unit, row: int, step: int) -> Tensor:
+        sample = row % unit.samples_per_prompt
+        key = f"{unit.seed}/{unit.iteration}/{unit.row_prompts[row].id}/{sample}/{step}"
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+        frames = max(prompt.length for prompt in unit.prompts)
+        return torch.randn(frames, FEATURES, generator=torch.Generator().manual_seed(seed))
+
+    def _misbehave(self, unit: Unit) -> None:
+        kind, _, where = self._mishap.partition("=")
+        if kind == "bug":
+            raise ValueError(f"a bug in unit {unit.index}")
+        if kind == "interrupt" and unit.iteration == int(where):
+            raise KeyboardInterrupt
+        if kind == "crash" and unit.index == 1:
+            die_once(Path(where))
+
+
+def policy(job: Job) -> TinyPolicy:
+    return TinyPolicy(job.model.name.partition(":")[2])
+
+
+def decoder(job: Job) -> Decoder:
+    def decode(trajectory: Trajectory) -> Motions:
+        kind = Representation.HUMANML3D_263
+        return Motions(trajectory.x0_BFD, trajectory.length_B, 20.0, kind, Normalisation.NONE)
+
+    return decode
+
+
+def rewards(job: Job) -> Scorer:
+    def score(motions: Motions, unit: Unit) -> Scored:
+        near_B = -(motions.features_BFD - 0.8).square().mean(dim=(1, 2))
+        return Scored(unit.index, {"near": near_B}, near_B)
+
+    return score
+
+
+def training(job: Job) -> Training:
+    made = policy(job)
+
+    def save(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps({"base": job.model.name}))
+        save_file(made.adapter_state(), folder / "adapter_model.safetensors")
+
+    return Training(made, Learner(made, build_algorithm(job), job.train), save)
+
+
+def pool(job: Job) -> PromptPool:
+    prompts = [make_prompt(f"a person does thing number {number}", 4) for number in range(10)]
+    built = PromptPool({"toy": prompts}, {"toy": 1.0}, job.train.seed)
+    built.check(job.train)
+    return built
+
+
+def evaluate(job: Job, folder: Path, wall_s: float) -> Mapping[str, Any]:
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
+    arm = {s: {"oracle_success": estimate, "reward": estimate} for s in ("held_out", "original", "train")}
+    report = {"base": arm, "tuned": arm, "difference": arm, "seed": job.train.seed, "wall_s": wall_s}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.html").write_text("<html></html>")
+    return report
+
+
+def other_pool(job: Job) -> PromptPool:
+    return PromptPool({"toy": [make_prompt(f"another thing {n}", 4) for n in range(10)]}, {"toy": 1.0}, 0)
+
+
+class CarelessPolicy(TinyPolicy):
+    """Noise from the process's own generator: what a policy must not do."""
+
+    def _noise(self, unit: Unit, row: int, step: int) -> Tensor:
+        return torch.randn(max(prompt.length for prompt in unit.prompts), FEATURES, generator=_GENERATOR)
+
+
+_GENERATOR = torch.Generator().manual_seed(0)
+
+
+def careless_policy(job: Job) -> CarelessPolicy:
+    return CarelessPolicy()
+
+
+def with_model(job: Job, name: str) -> Job:
+    return job.model_copy(update={"model": job.model.model_copy(update={"name": name})})
+
+
+WORKSHOP = Workshop(policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool)
+MEANS = Means(WORKSHOP, evaluate)
+CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)
+OTHER_PROMPTS = Means(replace(WORKSHOP, pool=other_pool), evaluate)
+
+
+def toy_job(model: str = "toy", iterations: int = 4, **runtime: Any) -> Job:
+    sizes = {
+        "prompts_per_iteration": 4,
+        "prompts_per_unit": 1,
+        "samples_per_prompt": 4,
+        "learning_rate": 0.05,
+    }
+    settings = {"backend": "local", "threads": 1, **runtime}
+    return Job.model_validate(
+        {
+            "name": "toy",
+            "model": {"name": model},
+            "train": TrainConfig.model_validate({"iterations": iterations, **sizes}),
+            "runtime": RuntimeConfig.model_validate(settings),
+            "algorithm": AlgorithmConfig(advantage_floor=0.01),
+            "tracking": TrackingConfig(mlflow_uri=None),
+        }
+    )

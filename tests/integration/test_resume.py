@@ -1,0 +1,171 @@
+"""A run that was interrupted goes on bit for bit, and refuses to become another run."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rl_motion.config import Job, UserError
+from rl_motion.runtime import frontend, run
+from tests import fakes
+from tests.fakes import toy_job
+from tests.integration.test_backends import result, rows
+
+QUIET = Console(file=io.StringIO())
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend, "MEANS", fakes.MEANS)
+
+
+def interrupted(job: Job, out: Path, at: int) -> Path:
+    """A run that is killed while iteration `at` is sampled."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        frontend.start(fakes.with_model(job, f"toy:interrupt={at}"), out, QUIET)
+    folder = out / job.name
+    assert f"resume: rl-motion resume {folder}" in caught.value.__notes__
+    return folder
+
+
+def resume(folder: Path, *overrides: str) -> Path:
+    return frontend.resume(folder, ["model.name=toy", *overrides], QUIET).folder
+
+
+@pytest.fixture
+def straight(tmp_path: Path) -> tuple[bytes, list[dict[str, float]]]:
+    return result(frontend.start(toy_job(), tmp_path / "straight", QUIET).folder)
+
+
+@pytest.fixture(autouse=True)
+def _model_is_not_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mishap is part of the toy's name; apart from it the jobs are the same."""
+    original = run.identity
+
+    def without_mishap(job: Job) -> dict[str, object]:
+        return original(fakes.with_model(job, "toy"))
+
+    monkeypatch.setattr(run, "identity", without_mishap)
+
+
+def test_two_and_two_are_four(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    assert len(rows(folder)) == 2
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert result(resume(folder)) == straight
+    assert [row["iteration"] for row in rows(folder)] == [0, 1, 2, 3]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_may_move_to_ray(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    assert result(resume(folder, "runtime.backend=ray", "runtime.rollout_workers=2")) == straight
+
+
+def test_a_damaged_commit_costs_one_iteration(
+    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
+) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=3)
+    damaged = folder / "commits" / "00000003" / "learner.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    assert result(resume(folder)) == straight
+
+
+def test_a_kill_between_commit_and_row_loses_no_row(
+    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
+) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=3)
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # and within the row
+    (folder / "commits" / ".writing-00000004").mkdir()
+    assert result(resume(folder)) == straight
+
+
+def test_control_a_learner_without_its_moments_differs(
+    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: forget Adam's moments on the way, and the bits differ."""
+    from rl_motion.learner.learner import Learner
+
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    load = Learner.load_state_dict_tensors
+
+    def forgetful(self: Learner, tensors: dict[str, object]) -> None:
+        load(self, {k: v * 0 if k.startswith("adam_mean") else v for k, v in tensors.items()})  # type: ignore[operator,misc]
+
+    monkeypatch.setattr(Learner, "load_state_dict_tensors", forgetful)
+    assert result(resume(folder))[0] != straight[0]
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
+    folder = frontend.start(toy_job(iterations=2), tmp_path, QUIET).folder
+    assert result(resume(folder, "train.iterations=4")) == straight
+    assert "iterations: 4" in (folder / "job.yaml").read_text()
+
+
+def test_wall_time_adds_up(tmp_path: Path) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    manifest = sorted((folder / "commits").iterdir())[-1] / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"wall_s": 1000.0}))
+    assert frontend.resume(folder, ["model.name=toy"], QUIET).wall_s > 1000
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.learning_rate=0.1", ["train.learning_rate: got 0.1; want 0.05", "start a new run"]),
+        ("train.seed=9", ["train.seed: got 9; want 0"]),
+        ("runtime.threads=2", ["runtime.threads: got 2; want 1"]),
+        ("policy.steps=5", ["policy.steps: got 5; want 10"]),
+        ("train.nonsense=5", ["unknown key"]),
+    ],
+)
+def test_another_job_is_refused(tmp_path: Path, override: str, words: list[str]) -> None:
+    folder = frontend.start(toy_job(iterations=1), tmp_path, QUIET).folder
+    before = (folder / "job.yaml").read_bytes()
+    with pytest.raises(UserError) as caught:
+        resume(folder, override)
+    for word in words:
+        assert word in str(caught.value)
+    assert (folder / "job.yaml").read_bytes() == before
+
+
+def test_other_prompts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    monkeypatch.setattr(frontend, "MEANS", fakes.OTHER_PROMPTS)
+    with pytest.raises(UserError, match="got prompts with hash"):
+        resume(folder)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no job\.yaml"):
+        frontend.resume(tmp_path / "none", [], QUIET)
+    folder = frontend.start(toy_job(iterations=1), tmp_path, QUIET).folder
+    shutil.rmtree(folder / "commits")
+    with pytest.raises(UserError, match="no whole commit"):
+        resume(folder)
+
+
+def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+    folder = frontend.start(toy_job(iterations=1), tmp_path, QUIET).folder
+    with run.reopen(folder), pytest.raises(UserError, match="another process"):
+        resume(folder)
+    resume(folder)
+
+
+def test_names_do_not_collide_and_failures_leave_nothing(tmp_path: Path) -> None:
+    folders = [frontend.start(toy_job(iterations=1), tmp_path, QUIET).folder.name for _ in range(3)]
+    assert folders == ["toy", "toy-2", "toy-3"]
+    job = toy_job()
+    crowded = job.model_copy(update={"train": job.train.model_copy(update={"prompts_per_iteration": 99})})
+    with pytest.raises(UserError, match="different prompts"):
+        frontend.start(crowded, tmp_path / "other", QUIET)
+    assert list((tmp_path / "other").iterdir()) == []

@@ -1,0 +1,124 @@
+"""Commits: there as a whole or not at all, and what is damaged is passed over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rl_motion.runtime import commit
+from rl_motion.runtime.commit import LEARNER_FILE, Commits, Manifest
+
+FILES = {LEARNER_FILE: b"learner", "adapter/adapter_model.safetensors": b"adapter"}
+
+
+def manifest(iteration: int) -> Manifest:
+    return Manifest(
+        iteration=iteration,
+        adapter_sha256="a",
+        pool_sha256="p",
+        job={"train.seed": "0"},
+        threads=1,
+        cpu_capability="AVX2",
+        torch="2",
+        run_id="r",
+        mlflow_run_id=None,
+        wall_s=1.5,
+        metrics={"iteration": float(iteration - 1)},
+    )
+
+
+def newest(store: Commits) -> int | None:
+    found = store.newest()
+    return found.manifest.iteration if found else None
+
+
+def test_reads_back_what_was_written_and_keeps_the_last(tmp_path: Path) -> None:
+    store = Commits(tmp_path, keep=2)
+    assert newest(store) is None
+    for iteration in range(4):
+        store.write(manifest(iteration), FILES)
+    found = store.newest()
+    assert found is not None
+    assert found.files == FILES
+    assert found.manifest.model_copy(update={"files": {}}) == manifest(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000003"]
+
+
+@pytest.mark.parametrize("name", [LEARNER_FILE, "adapter/adapter_model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "removed"])
+def test_a_damaged_commit_is_passed_over(
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Commits(tmp_path, keep=2)
+    for iteration in (1, 2):
+        store.write(manifest(iteration), FILES)
+    path = tmp_path / "00000002" / name
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "truncated" else b"\x00" + content[1:])
+    with caplog.at_level("WARNING"):
+        assert newest(store) == 1
+    assert "00000002 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+def test_a_crash_at_any_moment_leaves_the_commit_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Every step that reaches the disk is made to fail in turn; afterwards writing works again."""
+    store = Commits(tmp_path, keep=2)
+    store.write(manifest(1), FILES)
+    left = [calls]
+
+    def dies(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dies)
+        try:
+            store.write(manifest(2), FILES)
+        except OSError:
+            assert newest(store) in {1, 2}
+        else:
+            assert left[0] > 0
+    store.write(manifest(2), FILES)
+    assert newest(store) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+def test_control_a_commit_without_hashes_would_take_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: with a hash that is always equal, the damaged commit is taken."""
+    store = Commits(tmp_path, keep=2)
+    for iteration in (1, 2):
+        store.write(manifest(iteration), FILES)
+    path = tmp_path / "00000002" / LEARNER_FILE
+    path.write_bytes(path.read_bytes()[::-1])
+    assert newest(store) == 1
+
+    class Blind:
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        def hexdigest(self) -> str:
+            return "0"
+
+    blind = manifest(2).model_copy(update={"files": dict.fromkeys(FILES, "0")})
+    (tmp_path / "00000002" / "manifest.json").write_text(blind.model_dump_json())
+    monkeypatch.setattr(commit.hashlib, "sha256", Blind)
+    assert newest(store) == 2
+
+
+def test_drop_after(tmp_path: Path) -> None:
+    store = Commits(tmp_path, keep=9)
+    for iteration in range(4):
+        store.write(manifest(iteration), FILES)
+    store.drop_after(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000", "00000001"]

@@ -1,0 +1,278 @@
+"""Which prompts are drawn, how arms are paired, what is measured: with policies whose motion is known in advance."""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rl_motion.config import EvaluationConfig, Job, RunFault, TrainConfig, UserError
+from rl_motion.evaluation.diversity import diversity_P
+from rl_motion.evaluation.evaluate import Bench, evaluate
+from rl_motion.evaluation.oracle_success import success_B
+from rl_motion.evaluation.selection import SPLITS, draw, make_units
+from rl_motion.motion.features import FPS, JOINTS, ROOT_HEIGHT
+from rl_motion.motion.skeleton import STANDING_OFFSETS_J3
+from rl_motion.rewards.combine import Term
+from rl_motion.types import Motions, Normalisation, Prompt, Representation, Trajectory
+
+FRAMES = 8
+JOB = Job(
+    name="toy",
+    train=TrainConfig(prompts_per_iteration=3, prompts_per_unit=3, samples_per_prompt=2),
+    evaluation=EvaluationConfig(prompts=7, samples_per_prompt=2, page_prompts=4, seed=11),
+)
+
+
+def pool(split, groups=("walk", "wave", "jump"), each=5):
+    return [
+        Prompt(f"{split}-{group}-{index}", f"{group} {index} of {split}", FRAMES, group)
+        for group in groups
+        for index in range(each)
+    ]
+
+
+def standing_BFD(batch, sway_B):
+    """A person who stands, its right wrist `sway` metres further right in each later frame."""
+    where = np.zeros((22, 3))
+    parents = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
+    for joint in range(1, 22):
+        where[joint] = where[parents[joint]] + STANDING_OFFSETS_J3[joint]
+    where[:, 1] -= where[:, 1].min()
+    features = torch.zeros(batch, FRAMES, 263)
+    features[..., ROOT_HEIGHT] = float(where[0, 1])
+    local = torch.tensor(where[1:] - [where[0, 0], 0, where[0, 2]], dtype=torch.float32)
+    joints = local.repeat(batch, FRAMES, 1, 1)
+    joints[:, :, 20, 0] -= sway_B[:, None] * torch.arange(FRAMES)
+    features[..., JOINTS] = joints.flatten(2)
+    return features
+
+
+class FakePolicy:
+    """Sways by a number that the unit's noise decides, times `gain`."""
+
+    schedule_hash = "h"
+
+    def __init__(self, gain, sha="0", noise=0):
+        self.gain, self.sha, self.noise, self.units = gain, sha, noise, []
+
+    def rollout(self, unit, *, policy_version=0):
+        self.units.append(unit)
+        seeds = [
+            zlib.crc32(f"{unit.seed}/{prompt.id}/{sample}/{self.noise}".encode())
+            for prompt in unit.prompts
+            for sample in range(unit.samples_per_prompt)
+        ]
+        noise = torch.stack(
+            [torch.randn(FRAMES, 1, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        )
+        return Trajectory(
+            unit=unit,
+            latents_BTFD=noise[:, None],
+            log_prob_BS=torch.zeros(unit.batch, 1),
+            x0_BFD=noise,
+            length_B=torch.tensor([prompt.length for prompt in unit.row_prompts]),
+            policy_version=policy_version,
+            adapter_sha256=self.sha,
+            schedule_hash=self.schedule_hash,
+        )
+
+    def decode(self, trajectory):
+        sway_B = self.gain * trajectory.x0_BFD[:, 0, 0].abs() * 0.01
+        features = standing_BFD(trajectory.unit.batch, sway_B)
+        return Motions(
+            features, trajectory.length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE
+        )
+
+
+class Sway:
+    accepts = frozenset(Representation)
+    differentiable = True
+
+    def __call__(self, motions, prompts, noise_level_B=None):
+        return -motions.features_BFD[:, 1, JOINTS].unflatten(-1, (21, 3))[:, 20, 0]
+
+
+def sways(caption, joints_FJ3, fps):
+    return bool(abs(joints_FJ3[-1, 21, 0] - joints_FJ3[0, 21, 0]) > 0.06)
+
+
+def bench(**changes):
+    return replace(Bench(prompts=pool, terms=(Term("sway", 2.0, Sway()),), judge=sways), **changes)
+
+
+def run(**policies):
+    arms = {"base": FakePolicy(1.0, "a"), "tuned": FakePolicy(3.0, "b")} | policies
+    return evaluate(JOB, arms, bench())
+
+
+# --- which prompts ------------------------------------------------------------
+
+
+def test_groups_share_the_draw_evenly_whatever_the_order_of_the_pool():
+    prompts = pool("s")
+    drawn = draw(prompts, 7, seed=0)
+    counts = sorted(sum(prompt.group == group for prompt in drawn) for group in ("walk", "wave", "jump"))
+    assert counts == [2, 2, 3]
+    assert len({prompt.group for prompt in drawn[:3]}) == 3
+    assert draw(prompts[::-1], 7, seed=0) == drawn
+    assert draw(prompts, 7, seed=1) != drawn
+    # Negative control: the first of the pool would all be of one or two groups.
+    assert len({prompt.group for prompt in prompts[:7]}) == 2
+
+
+def test_a_small_group_gives_what_it_has_and_others_fill_up():
+    drawn = draw([*pool("s", ("walk",), 9), *pool("s", ("bow",), 1)], 6, seed=0)
+    assert sorted(prompt.group for prompt in drawn) == ["bow"] + ["walk"] * 5
+    assert len(draw(pool("s"), 100, seed=0)) == 15
+
+
+@pytest.mark.parametrize(("prompts", "message"), [([], "no prompts"), (pool("s") * 2, "share ids")])
+def test_a_pool_that_cannot_be_drawn_from(prompts, message):
+    with pytest.raises(UserError, match=message):
+        draw(prompts, 3, seed=0)
+
+
+def test_units_are_of_the_training_size_and_carry_the_evaluation_seed():
+    units = make_units(JOB, draw(pool("s"), 7, seed=0))
+    assert [len(unit.prompts) for unit in units] == [3, 3, 1]
+    assert [unit.index for unit in units] == [0, 1, 2]
+    assert {(unit.seed, unit.samples_per_prompt) for unit in units} == {(11, 2)}
+
+
+# --- how arms are paired ------------------------------------------------------------
+
+
+def test_every_split_is_what_its_name_says_and_arms_get_the_same_units():
+    base, tuned = FakePolicy(1.0, "a"), FakePolicy(3.0, "b")
+    result = run(base=base, tuned=tuned)
+    assert base.units == tuned.units
+    for split, source in SPLITS.items():
+        before, after = result.of(split, "base"), result.of(split, "tuned")
+        assert len(before) == len(after) == 14
+        assert [(r.prompt, r.sample) for r in before] == [(r.prompt, r.sample) for r in after]
+        assert all(record.prompt.id.startswith(source) for record in before)
+    assert SPLITS == {"held_out": "target/test", "original": "source/test", "train": "target/train"}
+    assert result.adapter_sha256 == {"base": "a", "tuned": "b"}
+
+
+def test_unpaired_noise_is_refused():
+    with pytest.raises(RunFault, match="noise"):
+        run(tuned=FakePolicy(3.0, "b", noise=1))
+
+
+def test_another_unit_is_refused():
+    class Other(FakePolicy):
+        def rollout(self, unit, *, policy_version=0):
+            return replace(super().rollout(unit), unit=replace(unit, index=unit.index + 1))
+
+    with pytest.raises(RunFault, match="prompts and the noise"):
+        run(tuned=Other(3.0, "b"))
+
+
+def test_an_adapter_that_changes_on_the_way_is_refused():
+    class Learning(FakePolicy):
+        def rollout(self, unit, *, policy_version=0):
+            return replace(super().rollout(unit), adapter_sha256=str(len(self.units)))
+
+    with pytest.raises(RunFault, match="changed during evaluation"):
+        run(tuned=Learning(3.0))
+
+
+def test_arms_must_be_the_same_policy():
+    other = FakePolicy(3.0)
+    other.schedule_hash = "other"
+    with pytest.raises(ValueError, match="different schedules"):
+        run(tuned=other)
+    with pytest.raises(ValueError, match="at least"):
+        evaluate(JOB, {"base": other}, bench())
+
+
+# --- what is measured ------------------------------------------------------------
+
+
+def test_records_hold_what_the_motion_shows():
+    result = run()
+    for before, after in zip(result.of("held_out", "base"), result.of("held_out", "tuned"), strict=True):
+        assert after.reward > before.reward
+        assert after.oracle_success >= before.oracle_success
+        assert after.diversity == pytest.approx(3 * before.diversity, rel=1e-3)
+        assert after.bone_drift > before.bone_drift
+    assert 0 < sum(record.oracle_success for record in result.of("held_out", "base")) < 14
+
+
+def test_what_is_shown_is_the_first_draw_uncut():
+    result = run()
+    assert [item.prompt for item in result.shown] == list(draw(pool("target/test"), 4, seed=11))
+    shown = result.shown[3]
+    assert shown.joints_by_arm["tuned"].shape == (FRAMES, 22, 3)
+    record = next(r for r in result.of("held_out", "tuned") if r.prompt == shown.prompt and r.sample == 0)
+    assert shown.success_by_arm["tuned"] == bool(record.oracle_success)
+
+
+def test_a_motion_that_is_not_finite_is_a_fault_that_names_its_prompt():
+    class Broken(FakePolicy):
+        def decode(self, trajectory):
+            motions = super().decode(trajectory)
+            motions.features_BFD[1, 2, 3] = torch.nan
+            return motions
+
+    with pytest.raises(RunFault, match="of target/test"):
+        run(tuned=Broken(3.0, "b"))
+
+
+def test_normalised_motion_is_refused():
+    class Normalised(FakePolicy):
+        def decode(self, trajectory):
+            return replace(super().decode(trajectory), normalisation=Normalisation.DATASET)
+
+    with pytest.raises(ValueError, match="un-normalised"):
+        run(tuned=Normalised(3.0))
+
+
+def test_a_split_that_is_too_small_is_said():
+    result = evaluate(
+        JOB,
+        {"base": FakePolicy(1.0), "tuned": FakePolicy(3.0)},
+        bench(prompts=lambda split: pool(split)[:4]),
+    )
+    assert len(result.of("train", "base")) == 8
+    assert any("only 4 prompts" in warning for warning in result.warnings)
+
+
+def test_the_judge_sees_valid_frames_and_the_rows_own_caption():
+    seen = []
+
+    def judge(caption, joints_FJ3, fps):
+        seen.append((caption, len(joints_FJ3), fps))
+        return caption == "b"
+
+    prompts = [Prompt("1", "a", 3), Prompt("2", "b", 5)]
+    verdicts = success_B(torch.zeros(2, 6, 22, 3), torch.tensor([3, 5]), prompts, fps=12.5, judge=judge)
+    assert verdicts == [False, True]
+    assert seen == [("a", 3, 12.5), ("b", 5, 12.5)]
+
+
+# --- diversity ------------------------------------------------------------
+
+
+def test_diversity_is_the_mean_distance_over_pairs_in_metres():
+    joints = torch.zeros(6, 4, 22, 3)
+    joints[1, :, 1:, 1] = 1.0
+    joints[2, :, 1:, 1] = 3.0
+    spread = diversity_P(joints, torch.full((6,), 4), 3)
+    assert spread.tolist() == pytest.approx([(1 + 3 + 2) / 3 * 21 / 22, 0.0])
+
+
+def test_diversity_ignores_where_a_motion_goes_and_what_pads_it():
+    joints = torch.randn(1, 4, 22, 3, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    joints[1] += torch.tensor([5.0, 0.0, 2.0])
+    joints[1, 3] = 99.0 * torch.arange(22)[:, None]
+    assert float(diversity_P(joints, torch.tensor([3, 3]), 2)) == pytest.approx(0.0, abs=1e-5)
+    # Negative control: with the padding it would not be zero.
+    assert float(diversity_P(joints, torch.tensor([4, 4]), 2)) > 1
+
+
+def test_one_sample_has_no_diversity():
+    assert diversity_P(torch.zeros(2, 4, 22, 3), torch.tensor([4, 4]), 1) is None

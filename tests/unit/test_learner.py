@@ -1,0 +1,133 @@
+"""The learner: audit first, one order of units, bitwise resume, teaching faults, and a reward that rises."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rl_motion.algorithms import DDPO, group_advantages
+from rl_motion.config import AlgorithmConfig, AuditError, PolicyConfig, RunFault, TrainConfig, UserError
+from rl_motion.learner import Learner
+from rl_motion.policies import DiffusionPolicy
+from rl_motion.types import Experience
+from tests.toy_policy import ToyDenoiser, toy_policy, toy_reward, toy_unit
+
+SETTINGS = AlgorithmConfig(inner_epochs=2, kl_weight=0.01)
+
+
+def make(**options: object) -> tuple[DiffusionPolicy, Learner]:
+    policy, _ = toy_policy(PolicyConfig(steps=5), features=2, **options)  # type: ignore[arg-type]
+    return policy, Learner(policy, DDPO(SETTINGS), TrainConfig(learning_rate=2e-2))
+
+
+def sample(policy: DiffusionPolicy, iteration: int) -> tuple[list[Experience], float]:
+    batch, rewards = [], []
+    for index in range(2):
+        unit = toy_unit(prompts=2 + index, samples=8, index=index, iteration=iteration)
+        trajectory = policy.rollout(unit)
+        reward_B = toy_reward(trajectory)
+        rewards.append(float(reward_B.mean()))
+        batch.append(Experience(trajectory, group_advantages(reward_B, 8, SETTINGS)))
+    return batch, sum(rewards) / 2
+
+
+def train(policy: DiffusionPolicy, learner: Learner, iterations: range) -> dict[str, torch.Tensor]:
+    for iteration in iterations:
+        learner.step(sample(policy, iteration)[0])
+    return learner.state_dict_tensors()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_same_result_twice() -> None:
+    assert same(train(*make(), range(4)), train(*make(), range(4)))
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_resume_through_a_file_is_bitwise(done: int, tmp_path: Path) -> None:
+    whole = train(*make(), range(4))
+    saved = train(*make(), range(done))
+    save_file(saved, tmp_path / "learner.safetensors")
+    policy, learner = make(adapter_scale=0.1)
+    learner.load_state_dict_tensors(load_file(tmp_path / "learner.safetensors"))
+    assert same(learner.state_dict_tensors(), saved)
+    assert same(train(policy, learner, range(done, 4)), whole)
+
+
+def test_control_resume_without_the_moments_differs() -> None:
+    saved = train(*make(), range(2))
+    policy, learner = make()
+    blank = {name: t if name.startswith("adapter/") else torch.zeros_like(t) for name, t in saved.items()}
+    learner.load_state_dict_tensors(blank)
+    assert not same(train(policy, learner, range(2, 4)), train(*make(), range(4)))
+
+
+def test_units_may_arrive_in_any_order() -> None:
+    results = []
+    for turn in (1, -1):
+        policy, learner = make()
+        learner.step(sample(policy, 0)[0][::turn])
+        results.append(learner.state_dict_tensors())
+    assert same(*results)
+
+
+def test_units_weigh_by_their_rows() -> None:
+    policy, _ = make()
+    batch, _ = sample(policy, 0)
+    losses = [DDPO(SETTINGS).loss(policy, experience)[1]["policy/kl"] for experience in batch]
+    once = Learner(policy, DDPO(AlgorithmConfig()), TrainConfig())
+    assert once.step(batch)["policy/kl"] == pytest.approx((16 * losses[0] + 24 * losses[1]) / 40)
+
+
+def test_first_step_audits_every_unit_and_changes_nothing_on_failure() -> None:
+    policy, learner = make()
+    batch, _ = sample(policy, 0)
+    trajectory = batch[1].trajectory
+    broken = dataclasses.replace(trajectory, log_prob_BS=trajectory.log_prob_BS + 1e-12)
+    before = learner.state_dict_tensors()
+    with pytest.raises(AuditError, match="unit 1"):
+        learner.step([batch[0], dataclasses.replace(batch[1], trajectory=broken)])
+    assert same(before, learner.state_dict_tensors())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_unchanged() -> None:
+    policy, learner = make()
+    batch, _ = sample(policy, 3)
+    before = learner.state_dict_tensors()
+    advantage_B = torch.full((24,), torch.nan)
+    with pytest.raises(RunFault, match="iteration 3, unit 1"):
+        learner.step([batch[0], dataclasses.replace(batch[1], advantage_B=advantage_B)])
+    assert same(before, learner.state_dict_tensors())
+
+
+def test_a_state_of_another_adapter_is_refused() -> None:
+    _, learner = make()
+    with pytest.raises(RunFault, match="first difference"):
+        learner.load_state_dict_tensors({"adapter/x": torch.zeros(1)})
+
+
+def test_a_policy_without_adapter_is_refused() -> None:
+    policy = DiffusionPolicy(ToyDenoiser(), PolicyConfig())
+    with pytest.raises(UserError, match="without adapter"):
+        Learner(policy, DDPO(SETTINGS), TrainConfig())
+
+
+@pytest.mark.parametrize("last_step", ["frozen", "stop"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_toy_reward_rises(order: int, last_step: str) -> None:
+    config = PolicyConfig(steps=5, order=order, last_step=last_step)
+    policy, _ = toy_policy(config, features=2, adapter_scale=0.3)
+    learner = Learner(policy, DDPO(AlgorithmConfig()), TrainConfig(learning_rate=3e-2))
+    rewards = []
+    for iteration in range(50):
+        batch, reward = sample(policy, iteration)
+        learner.step(batch)
+        rewards.append(reward)
+
+    assert sum(rewards[-10:]) > sum(rewards[:10]) + 1.0
