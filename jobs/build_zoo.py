@@ -1,11 +1,10 @@
-"""Rebuild the small weights in rl_motion/zoo: text encoder, TMR, base denoisers and the supervised upper bound.
+"""Rebuild the small weights in rl_motion/zoo: text encoder, TMR, base denoisers, supervised upper bound.
 
-    python jobs/build_zoo.py all                     # everything, about 75 core-minutes
+    python jobs/build_zoo.py all                     # everything, about 80 core-minutes; then jobs/zoo_cards.py
     python jobs/build_zoo.py denoiser --name mdm-embedded --seed 0
-    python jobs/build_zoo.py cards                   # measure every model and write its card
 
-The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (DESIGN: the owner of
-the target data shares a trained evaluator, not the data). Nothing sees val or test.
+The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (the owner of the
+target data shares a trained evaluator, not the data). Nothing sees val or test.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from rl_motion.data.embedded import WORDINGS, clips, make_prompt, splits
 from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
 from rl_motion.models.pretraining import (
     MotionText,
+    OnStep,
     Recipe,
     TokenTexts,
     feature_statistics,
@@ -40,7 +40,7 @@ CLIPS = 12_000
 Zoo = Annotated[Path, typer.Option(help="Where the weights go.")]
 
 
-def _report(name: str, steps: int):  # noqa: ANN202
+def _report(name: str, steps: int) -> OnStep:
     started, mean = time.time(), [0.0]
 
     def on_step(step: int, loss: float) -> None:
@@ -124,14 +124,24 @@ def denoiser(
     data = _Data(zoo, names, seed=200 + seed)
     torch.manual_seed(seed)
     shape = MDMConfig(
-        latent_dim=96, ff_size=256, num_layers=4, num_heads=4, text_dim=data.encoder.pooled_dim, mask_frames=True,
-        pos_embed_max_len=128, dropout=0.0,
+        latent_dim=96, ff_size=256, num_layers=4, num_heads=4, text_dim=data.encoder.pooled_dim,
+        mask_frames=True, pos_embed_max_len=128, dropout=0.0,
     )  # fmt: skip
     model, schedule = MDM(shape), ScheduleConfig(betas="cosine", timesteps=50)
     recipe = Recipe(steps=steps, seed=seed)
     train_denoiser(model, data.joined(), data.pooled_UC, schedule, recipe, _report(name, steps))
     config = CheckpointConfig(kind="mdm", network=network_shape(model), text_encoder=TEXT, schedule=schedule)
     save_checkpoint(zoo / name, model, config, MotionSpace(data.mean_D, data.std_D))
+
+
+@app.command(name="all")
+def everything(zoo: Zoo = ZOO) -> None:
+    """Text encoder, TMR, two bases and the upper bound, one after the other."""
+    text(zoo)
+    tmr(zoo)
+    denoiser(zoo, "mdm-embedded", seed=0)
+    denoiser(zoo, "mdm-embedded-b", seed=1)
+    denoiser(zoo, "mdm-embedded-upper", seed=0, upper_bound=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A whole run in miniature: one Gaussian step, one trainable vector, real learner and algorithm, no peft.
 
 Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
-`toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:crash_learner=FILE` in the second update,
-`toy:bug` raises in every rollout, `toy:interrupt=N` is Ctrl-C in iteration N.
+`toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:crash_learner=FILE` in the
+second update, `toy:bug` raises in every rollout, `toy:interrupt=N` is Ctrl-C in iteration N.
 """
 
 from __future__ import annotations
@@ -184,9 +184,15 @@ def with_model(job: Job, name: str) -> Job:
     return job.model_copy(update={"model": job.model.model_copy(update={"name": name})})
 
 
-WORKSHOP = Workshop(policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool)
+def check(job: Job) -> None:
+    """Everything goes."""
+
+
+WORKSHOP = Workshop(check=check, policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool)
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)
+REAL_POLICY = Means(Workshop(check=check, rewards=rewards, pool=pool), evaluate)
+"""Only rewards, prompts and evaluation are toys."""
 OTHER_PROMPTS = Means(replace(WORKSHOP, pool=other_pool), evaluate)
 
 
@@ -208,3 +214,14 @@ def toy_job(model: str = "toy", iterations: int = 4, **runtime: Any) -> Job:
             "tracking": TrackingConfig(mlflow_uri=None),
         }
     )
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """A run's metrics without its times."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+
+def result(folder: Path) -> tuple[bytes, list[dict[str, float]]]:
+    """What two runs have in common if they are the same run: the adapter's file and the metrics."""
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes(), rows(folder)

@@ -20,7 +20,7 @@ _MAX_BYTES = 1_000_000
 
 
 class _JobLoader(yaml.SafeLoader):
-    """yaml.SafeLoader (no Python objects) that also refuses a key written twice: YAML would keep the last silently."""
+    """yaml.SafeLoader (no Python objects) that also refuses a key written twice; YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping, or a ConstructorError that names the repeated key."""
@@ -40,7 +40,8 @@ def load_job(source: str | Path, overrides: Sequence[str] = (), seed: int | None
 
     Args:
         source: path of a YAML file, or the name of a packaged job (see `packaged_jobs`).
-        overrides: `a.b=c` strings; values are YAML, list items are addressed by number (`rewards.0.weight=2`).
+        overrides: `a.b=c` strings; values are YAML, list items are addressed by number
+            (`rewards.0.weight=2`).
         seed: replaces `train.seed`, last of all.
 
     Raises:
@@ -96,7 +97,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.constructor.ConstructorError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(
-            f"{path}: got {error.problem}{where}; want plain values (objects are never built, keys are unique); "
+            f"{path}: got {error.problem}{where}; want plain values (objects are never built, keys are "
+            "unique); "
             "remove it"
         ) from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -139,7 +141,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _index(node: list[Any], part: str, where: str, override: str) -> int:
     if not part.isdecimal() or int(part) >= len(node):
         raise UserError(
-            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the whole list"
+            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the "
+            "whole list"
         )
     return int(part)
 

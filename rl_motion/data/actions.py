@@ -1,6 +1,7 @@
 """The embedded world's mover: parametric articulated motion for every claim, 22 joints at 20 fps.
 
-Facing +Z, left is +X, Y is up; joint angles in radians; the rest pose stands with hanging arms. Legend: F frames, J joints.
+Facing +Z, left is +X, Y is up; joint angles in radians; the rest pose stands with hanging arms.
+Legend: F frames, J joints.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Pose:
     air_F: Array = field(init=False)
 
     def __post_init__(self) -> None:
+        """Start still, standing at the origin."""
         frames = len(self.t_F)
         self.angle_FJ3 = np.zeros((frames, 22, 3))
         self.x_F, self.z_F, self.yaw_F, self.air_F = (np.zeros(frames) for _ in range(4))
@@ -125,11 +127,7 @@ def _run(pose: Pose, claim: Claim) -> None:
 def _circle(pose: Pose, claim: Claim) -> None:
     speed = pose.vary(WALK_MPS[claim.speed], 0.08)
     radius = pose.vary({"small": 0.36, "": 0.6, "large": 1.0}[claim.extent], 0.1)
-    sign = (
-        1.0
-        if (claim.side or pose.rng.choice(["clockwise", "counterclockwise"])) == "counterclockwise"
-        else -1.0
-    )
+    sign = 1.0 if (claim.side or pose.rng.choice(["clockwise", "counterclockwise"])) == "counterclockwise" else -1.0
     pose.yaw_F += sign * np.cumsum(speed / radius * pose.ramp(-0.1, 0.3)) / FPS
     _gait(
         pose,
@@ -288,14 +286,15 @@ def _rotations(angle_FJ3: Array) -> Array:
 
 
 def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
-    """Joints [F, 22, 3] in metres of one motion that does what the claim says; style and timing vary with `rng`."""
+    """Joints [F, 22, 3] in metres of one motion that does what the claim says.
+
+    Style, timing and what the claim leaves open vary with `rng`.
+    """
     pose = Pose(np.arange(frames) / FPS, rng)
     ACTIONS[claim.action](pose, claim)
     # A person is never quite symmetric nor quite still.
     pose.angle_FJ3 += rng.normal(0, 0.03, (1, 22, 3))
-    drift = np.sin(
-        2 * np.pi * (pose.t_F[:, None, None] * rng.uniform(0.3, 0.8, (1, 22, 3)) + rng.random((1, 22, 3)))
-    )
+    drift = np.sin(2 * np.pi * (pose.t_F[:, None, None] * rng.uniform(0.3, 0.8, (1, 22, 3)) + rng.random((1, 22, 3))))
     pose.angle_FJ3 += 0.02 * drift
     for side in ("left", "right"):
         pose.add(SHOULDER[side], 2, OUT[side] * pose.vary(0.15, 0.5))
@@ -303,7 +302,7 @@ def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
     pose.angle_FJ3[:, 0, 1] += pose.yaw_F
     root_F3 = np.stack([pose.x_F, np.zeros(frames), pose.z_F], -1)
     joints_FJ3 = np.asarray(
-        fk_local(root_F3, _rotations(pose.angle_FJ3), np.asarray(STANDING_OFFSETS_J3, float))
+        fk_local(root_F3, _rotations(pose.angle_FJ3), np.asarray(STANDING_OFFSETS_J3, float)), float
     )
     floor_F = joints_FJ3[:, [7, 8, 10, 11], 1].min(1)
     joints_FJ3[..., 1] += (pose.air_F - floor_F)[:, None]

@@ -1,7 +1,8 @@
 """The embedded world, first dialect: its splits, its prompts and its motions.
 
-Six splits, `source|target`/`train|val|test`, share no combination (`Claim`), whatever the wording. A prompt's text and
-length and a motion's style are functions of (split, claim, index) alone, so every process sees the same world.
+Six splits, `source|target`/`train|val|test`, share no combination (`Claim`), whatever the wording. A prompt's
+text and length and a motion's style are functions of (split, claim, index) alone, so every process sees the
+same world.
 Legend: N motions, F frames, D features.
 """
 
@@ -36,16 +37,16 @@ def _digest(*parts: object) -> int:
 
 
 def _values(claim: Claim, *, with_side: bool) -> set[tuple[object, ...]]:
-    """What train must keep so that this claim can be composed: each of its values, together with its side or alone."""
+    """What train must keep so that this claim can be composed: its values, each with its side or alone."""
     side = claim.side if with_side else ""
     values: set[tuple[object, ...]] = {("count", side, claim.count), ("speed", side, claim.speed)}
     return values | {("extent", side, claim.extent), ("side", claim.side)}
 
 
 def _split_action(claims: list[Claim]) -> dict[Claim, str]:
-    """A quarter of an action's combinations to test, an eighth to val, while train keeps every value of every side.
+    """A quarter of an action's combinations to test, an eighth to val; train keeps every value of every side.
 
-    Actions with few combinations cannot keep each value on each side: there train keeps each value on some side.
+    Actions with few combinations cannot keep each value on each side: there train keeps each on some side.
     """
     order = sorted(claims, key=lambda c: _digest("split", c.key))
     sides = sorted({c.side for c in claims})
@@ -104,7 +105,7 @@ def prompts(split: str) -> list[Prompt]:
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Captioned motions: features_NFD (zero beyond length), length_N, captions, and the combination of each."""
+    """Captioned motions: features_NFD (zero beyond length), length_N, captions, and their combinations."""
 
     features_NFD: NDArray[np.float32]
     length_N: NDArray[np.int64]

@@ -32,9 +32,7 @@ class Claim:
     @property
     def key(self) -> str:
         """Stable name of the combination."""
-        return (
-            f"{self.action}/{self.side or '-'}/{self.count or '-'}/{self.speed or '-'}/{self.extent or '-'}"
-        )
+        return f"{self.action}/{self.side or '-'}/{self.count or '-'}/{self.speed or '-'}/{self.extent or '-'}"
 
 
 VERBS: dict[str, tuple[str, ...]] = {
@@ -89,9 +87,7 @@ def _side_words(claim: Claim, rng: Random) -> str:
     if claim.action in ("turn", "sidestep"):
         return rng.choice((f"to the {claim.side}", f"towards the {claim.side}"))
     limb = _LIMBS[claim.action]
-    return rng.choice(
-        (f"with the {claim.side} {limb}", f"using the {claim.side} {limb}", f"on the {claim.side} side")
-    )
+    return rng.choice((f"with the {claim.side} {limb}", f"using the {claim.side} {limb}", f"on the {claim.side} side"))
 
 
 def render(claim: Claim, rng: Random) -> str:
@@ -115,9 +111,7 @@ def _pace(sides: tuple[str, ...], action: str, extents: tuple[str, ...] = ("",))
     return [Claim(action, s, 0, v, e) for s, v, e in product(sides, ("", "slow", "fast"), extents)]
 
 
-def _counted(
-    sides: tuple[str, ...], action: str, speeds: tuple[str, ...] = ("", "slow", "fast")
-) -> list[Claim]:
+def _counted(sides: tuple[str, ...], action: str, speeds: tuple[str, ...] = ("", "slow", "fast")) -> list[Claim]:
     # Three slow repetitions do not fit into two seconds.
     return [Claim(action, s, n, v) for s, n, v in product(sides, COUNTS, speeds) if (n, v) != (3, "slow")]
 
@@ -142,9 +136,7 @@ def target_claims() -> list[Claim]:
 
 
 def _sided(limbs: tuple[str, ...], rounds: tuple[str, ...]) -> list[Claim]:
-    claims = [
-        claim for action in ("wave", "kick", "punch", "knee", "raise") for claim in _counted(limbs, action)
-    ]
+    claims = [claim for action in ("wave", "kick", "punch", "knee", "raise") for claim in _counted(limbs, action)]
     return claims + _pace(rounds, "circle", ("", "small", "large")) + _pace(rounds, "spin", ("half", "full"))
 
 
@@ -156,7 +148,7 @@ _OPPOSITE = {
 
 
 def contradictions(claim: Claim) -> dict[str, Claim]:
-    """Claims of the same world that contradict this one, by what they contradict (side, count, speed, extent)."""
+    """Claims of the same world that contradict this one, by kind: side, count, speed, extent."""
     other = {
         "side": replace(claim, side=_OPPOSITE.get(claim.side, claim.side)),
         "count": replace(claim, count={0: 0, 1: 2, 2: 3, 3: 2}[claim.count]),

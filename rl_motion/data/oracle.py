@@ -1,7 +1,8 @@
-"""The oracle: does this motion do what this caption says? Rules on joints; imports nothing from the generator.
+"""The oracle: does this motion do what this caption says? Rules on joints, nothing from the generator.
 
-It reads the caption's own words, measures the motion (22 joints, metres, Y up) and compares. It is the judge of the
-embedded world and never a reward. Thresholds were fixed before any model was trained. Legend: F frames, J joints.
+It reads the caption's own words, measures the motion (22 joints, metres, Y up) and compares. It is the judge
+of the embedded world and never a reward. Thresholds were fixed before any model was trained.
+Legend: F frames, J joints.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class Measures:
         a, b, c = (self.joints_FJ3[:, j] for j in chain)
         u, v = a - b, c - b
         cos = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1) + 1e-9)
-        return np.degrees(np.arccos(np.clip(cos, -1, 1)))
+        angle_F: Array = np.degrees(np.arccos(np.clip(cos, -1, 1)))
+        return angle_F
 
     @property
     def path(self) -> float:
@@ -180,14 +182,12 @@ def measure(joints_FJ3: Array, fps: float) -> Measures:
     heading = (yaw[:-1] + yaw[1:]) / 2 - yaw[0]
     ahead = step[:, 0] * np.sin(heading) + step[:, 1] * np.cos(heading)
     middle = slice(len(ahead) // 5, None)
-    return Measures(
-        joints, own, yaw, root, fps, float(ahead[middle].mean()), float(np.percentile(root[:, 1], 80))
-    )
+    return Measures(joints, own, yaw, root, fps, float(ahead[middle].mean()), float(np.percentile(root[:, 1], 80)))
 
 
 @dataclass(frozen=True, slots=True)
 class Bumps:
-    """Repetitions of a signal: how many, the mean seconds each stays above half height, and the frames of the peaks."""
+    """Repetitions of a signal: their number, mean seconds above half height, and the frames of the peaks."""
 
     count: int
     width_s: float
@@ -239,7 +239,10 @@ def _period(speed: str, seconds: float) -> bool:
 
 
 def _counted(found: Bumps, reading: Reading, width: float = 0.5) -> dict[str, bool]:
-    """Whether it happens, as often and as fast as said; `width`: share of a period that a full swing stays above half."""
+    """Whether it happens, as often and as fast as said.
+
+    `width`: share of a period that a full swing stays above half its height.
+    """
     checks = {"happens": found.count > 0, "speed": _period(reading.speed, found.width_s / width)}
     if reading.count:
         checks["count"] = found.count == reading.count
@@ -272,9 +275,7 @@ def _best_side(
     """The named side's checks; where no side is named, those of the side that passes more."""
     if reading.side:
         return check(m, reading, reading.side)
-    return max(
-        (check(m, reading, side) for side in ("left", "right")), key=lambda checks: sum(checks.values())
-    )
+    return max((check(m, reading, side) for side in ("left", "right")), key=lambda checks: sum(checks.values()))
 
 
 def _wave_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
@@ -288,7 +289,8 @@ def _wave_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
     arm = own[:, elbow, 1] > own[:, shoulder, 1] - 0.2
     return {
         **_counted(found, reading), **_stays(m), "other arm down": _arm_low(m, _OTHER[side]),
-        "hand up": bool(raised.any() and arm[raised].mean() > 0.7), "feet down": _feet_down(m), "upright": _upright(m),
+        "hand up": bool(raised.any() and arm[raised].mean() > 0.7), "feet down": _feet_down(m),
+        "upright": _upright(m),
     }  # fmt: skip
 
 
@@ -297,9 +299,12 @@ def _kick_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
     found = bumps(m.own_FJ3[:, ankle, 2], 0.38, 0.3, m.fps)
     straight = m.bend(_LEG[side])
     return {
-        **_counted(found, reading), **_stays(m), "other foot down": float(m.joints_FJ3[:, other, 1].max()) < 0.25,
-        "leg straight": all(straight[p] > 140 for p in found.peaks), "arms down": _arm_low(m, "left") and _arm_low(m, "right"),
-        "foot up": all(m.joints_FJ3[p, ankle, 1] > 0.25 for p in found.peaks), "stands": float(m.drop_F.max()) < 0.15,
+        **_counted(found, reading), **_stays(m),
+        "other foot down": float(m.joints_FJ3[:, other, 1].max()) < 0.25,
+        "leg straight": all(straight[p] > 140 for p in found.peaks),
+        "arms down": _arm_low(m, "left") and _arm_low(m, "right"),
+        "foot up": all(m.joints_FJ3[p, ankle, 1] > 0.25 for p in found.peaks),
+        "stands": float(m.drop_F.max()) < 0.15,
     }  # fmt: skip
 
 
@@ -310,9 +315,11 @@ def _punch_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
     found = bumps(own[:, wrist, 2] - own[:, shoulder, 2], 0.36, 0.28, m.fps)
     level = own[:, wrist, 1] - own[:, shoulder, 1]
     return {
-        **_counted(found, reading, 0.575), **_stays(m), "at shoulder height": all(-0.25 < level[p] < 0.3 for p in found.peaks),
+        **_counted(found, reading, 0.575), **_stays(m),
+        "at shoulder height": all(-0.25 < level[p] < 0.3 for p in found.peaks),
         "not overhead": float(level.max()) < 0.35, "feet down": _feet_down(m), "upright": _upright(m),
-        "other arm rests": float((own[:, other_wrist, 2] - own[:, other_shoulder, 2]).max()) < 0.36 and _arm_low(m, _OTHER[side]),
+        "other arm rests": float((own[:, other_wrist, 2] - own[:, other_shoulder, 2]).max()) < 0.36
+        and _arm_low(m, _OTHER[side]),
     }  # fmt: skip
 
 
@@ -321,9 +328,12 @@ def _knee_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
     found = bumps(m.joints_FJ3[:, knee, 1] - m.joints_FJ3[:, hip, 1], -0.19, -0.25, m.fps)
     other = _LEG[_OTHER[side]]
     return {
-        **_counted(found, reading, 0.41), **_stays(m), "other foot down": float(m.joints_FJ3[:, other[2], 1].max()) < 0.25,
-        "knee bent": all(m.bend(_LEG[side])[p] < 140 for p in found.peaks), "arms down": _arm_low(m, "left") and _arm_low(m, "right"),
-        "shin hangs": all(m.own_FJ3[p, ankle, 2] < 0.45 for p in found.peaks), "stands": float(m.drop_F.max()) < 0.15,
+        **_counted(found, reading, 0.41), **_stays(m),
+        "other foot down": float(m.joints_FJ3[:, other[2], 1].max()) < 0.25,
+        "knee bent": all(m.bend(_LEG[side])[p] < 140 for p in found.peaks),
+        "arms down": _arm_low(m, "left") and _arm_low(m, "right"),
+        "shin hangs": all(m.own_FJ3[p, ankle, 2] < 0.45 for p in found.peaks),
+        "stands": float(m.drop_F.max()) < 0.15,
     }  # fmt: skip
 
 
@@ -338,7 +348,8 @@ def _overhead(m: Measures, side: str) -> tuple[Bumps, bool]:
 def _raise_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
     found, stretched = _overhead(m, side)
     return {
-        **_counted(found, reading), **_stays(m), "arm stretched": stretched, "other arm down": _arm_low(m, _OTHER[side]),
+        **_counted(found, reading), **_stays(m), "arm stretched": stretched,
+        "other arm down": _arm_low(m, _OTHER[side]),
         "feet down": _feet_down(m), "upright": _upright(m),
     }  # fmt: skip
 
@@ -347,7 +358,8 @@ def _both_arms(m: Measures, reading: Reading) -> dict[str, bool]:
     (left, left_ok), (right, right_ok) = _overhead(m, "left"), _overhead(m, "right")
     spread = float(np.abs(m.own_FJ3[:, 7, 0] - m.own_FJ3[:, 8, 0]).max())
     return {
-        **_counted(left, reading), **_stays(m), "both arms": left_ok and right_ok and left.count == right.count,
+        **_counted(left, reading), **_stays(m),
+        "both arms": left_ok and right_ok and left.count == right.count,
         "legs together": spread < 0.5, "feet down": _feet_down(m), "upright": _upright(m),
     }  # fmt: skip
 
@@ -356,7 +368,8 @@ def _jack(m: Measures, reading: Reading) -> dict[str, bool]:
     (left, left_ok), (right, right_ok) = _overhead(m, "left"), _overhead(m, "right")
     legs = bumps(np.abs(m.own_FJ3[:, 7, 0] - m.own_FJ3[:, 8, 0]), 0.5, 0.42, m.fps)
     return {
-        **_counted(left, reading), **_stays(m), "both arms": left_ok and right_ok and left.count == right.count,
+        **_counted(left, reading), **_stays(m),
+        "both arms": left_ok and right_ok and left.count == right.count,
         "legs apart": legs.count == left.count,
     }  # fmt: skip
 
@@ -367,30 +380,36 @@ def _jump(m: Measures, reading: Reading) -> dict[str, bool]:
     ahead = float(m.root_F3[-1, 2] - m.root_F3[0, 2])
     apart = float(np.abs(m.own_FJ3[:, 7, 0] - m.own_FJ3[:, 8, 0]).max())
     return {
-        **_counted(found, reading), "direction": ahead > 0.22 * max(found.count, 1) if reading.side == "forward" else abs(ahead) < 0.22,
-        "feet together": apart < 0.45, "legs level": float(np.abs(m.own_FJ3[:, 7, 2] - m.own_FJ3[:, 8, 2]).max()) < 0.3,
+        **_counted(found, reading),
+        "direction": ahead > 0.22 * max(found.count, 1) if reading.side == "forward" else abs(ahead) < 0.22,
+        "feet together": apart < 0.45,
+        "legs level": float(np.abs(m.own_FJ3[:, 7, 2] - m.own_FJ3[:, 8, 2]).max()) < 0.3,
         "faces ahead": abs(m.turned) < 45,
     }  # fmt: skip
 
 
 def _squat(m: Measures, reading: Reading) -> dict[str, bool]:
     return {
-        **_counted(bumps(m.drop_F, 0.16, 0.09, m.fps), reading, 0.37), **_stays(m), "stands again": float(m.drop_F[-1]) < 0.22,
-        "arms": not any(_overhead(m, side)[1] for side in ("left", "right")), "grounded": float(m.joints_FJ3[:, [7, 8], 1].min(1).max()) < 0.16,
+        **_counted(bumps(m.drop_F, 0.16, 0.09, m.fps), reading, 0.37), **_stays(m),
+        "stands again": float(m.drop_F[-1]) < 0.22,
+        "arms": not any(_overhead(m, side)[1] for side in ("left", "right")),
+        "grounded": float(m.joints_FJ3[:, [7, 8], 1].min(1).max()) < 0.16,
         "trunk": float(m.trunk_F.max()) < 60,
     }  # fmt: skip
 
 
 def _bow(m: Measures, reading: Reading) -> dict[str, bool]:
     return {
-        **_counted(bumps(m.trunk_F, 28, 16, m.fps), reading), **_stays(m), "stands": float(m.drop_F.max()) < 0.15, "feet down": _feet_down(m),
+        **_counted(bumps(m.trunk_F, 28, 16, m.fps), reading), **_stays(m),
+        "stands": float(m.drop_F.max()) < 0.15, "feet down": _feet_down(m),
     }  # fmt: skip
 
 
 def _sit(m: Measures, reading: Reading) -> dict[str, bool]:
     drop = m.root_F3[:3, 1].mean() - m.root_F3[:, 1]
     return {
-        "sits": float(drop[-3:].mean()) > 0.15, "depth": _depth(reading.extent, float(drop[-3:].mean())), "stays low": float(drop.max() - drop[-1]) < 0.08, "trunk": float(m.trunk_F.max()) < 45,
+        "sits": float(drop[-3:].mean()) > 0.15, "depth": _depth(reading.extent, float(drop[-3:].mean())),
+        "stays low": float(drop.max() - drop[-1]) < 0.08, "trunk": float(m.trunk_F.max()) < 45,
         "speed": _duration(drop, reading.speed, m.fps, 0.5), "faces ahead": abs(m.turned) < 45,
     }  # fmt: skip
 
@@ -400,7 +419,10 @@ def _depth(extent: str, drop: float) -> bool:
 
 
 def _duration(progress_F: Array, speed: str, fps: float, rise: float = 0.608) -> bool:
-    """Whether a monotonous change took its time: its 10-90 % time over the share `rise` of a smooth step's."""
+    """Whether a monotonous change took its time.
+
+    That is its 10-90 % time over `rise`, the share of a smooth step's duration that this takes.
+    """
     u = (progress_F - progress_F[0]) / (progress_F[-1] - progress_F[0] + 1e-9)
     first = int(np.argmax(u > 0.1))
     last = int(np.argmax(u > 0.9))
@@ -413,11 +435,10 @@ def _duration(progress_F: Array, speed: str, fps: float, rise: float = 0.608) ->
 
 
 def _turning(m: Measures, reading: Reading, low: float, high: float) -> dict[str, bool]:
-    sign = {"left": 1, "counterclockwise": 1, "right": -1, "clockwise": -1}.get(
-        reading.side, np.sign(m.turned)
-    )
+    sign = {"left": 1, "counterclockwise": 1, "right": -1, "clockwise": -1}.get(reading.side, np.sign(m.turned))
     return {
-        "direction": np.sign(m.turned) == sign, "angle": low < abs(m.turned) < high, "in place": m.spread < 0.25,
+        "direction": np.sign(m.turned) == sign, "angle": low < abs(m.turned) < high,
+        "in place": m.spread < 0.25,
         "speed": _duration(m.yaw_F, reading.speed, m.fps), "upright": _upright(m), "feet down": _feet_down(m),
         "arms": not any(_overhead(m, side)[1] for side in ("left", "right")),
     }  # fmt: skip
@@ -428,9 +449,7 @@ def _turn(m: Measures, reading: Reading) -> dict[str, bool]:
 
 
 def _spin(m: Measures, reading: Reading) -> dict[str, bool]:
-    return _turning(
-        m, reading, *{"half": (140.0, 230.0), "full": (280.0, 440.0), "": (140.0, 440.0)}[reading.extent]
-    )
+    return _turning(m, reading, *{"half": (140.0, 230.0), "full": (280.0, 440.0), "": (140.0, 440.0)}[reading.extent])
 
 
 def _pace(speed: str, value: float, slow: float, fast: float) -> bool:
@@ -440,11 +459,10 @@ def _pace(speed: str, value: float, slow: float, fast: float) -> bool:
 def _circle(m: Measures, reading: Reading) -> dict[str, bool]:
     sign = {"counterclockwise": 1, "clockwise": -1}.get(reading.side, np.sign(m.turned))
     radius = m.path / max(abs(np.radians(m.turned)), 1e-6)
-    size = {"": 0.2 < radius < 1.5, "small": 0.2 < radius < 0.48, "large": 0.76 < radius < 1.5}[
-        reading.extent
-    ]
+    size = {"": 0.2 < radius < 1.5, "small": 0.2 < radius < 0.48, "large": 0.76 < radius < 1.5}[reading.extent]
     return {
-        "direction": np.sign(m.turned) == sign, "turns": abs(m.turned) > 30, "size": size, "walks": 0.25 < m.forward_mps < 2.0,
+        "direction": np.sign(m.turned) == sign, "turns": abs(m.turned) > 30, "size": size,
+        "walks": 0.25 < m.forward_mps < 2.0,
         "speed": _pace(reading.speed, m.forward_mps, 0.73, 1.27), "upright": _upright(m),
     }  # fmt: skip
 
@@ -452,8 +470,10 @@ def _circle(m: Measures, reading: Reading) -> dict[str, bool]:
 def _walk(m: Measures, reading: Reading) -> dict[str, bool]:
     speed = m.forward_mps * (-1 if reading.side == "backward" else 1)
     return {
-        "direction": speed > 0.25, "straight": abs(m.turned) < 30, "speed": _pace(reading.speed, speed, 0.73, 1.27),
-        "not running": speed < 1.88, "along": abs(m.root_F3[-1, 2]) > abs(m.root_F3[-1, 0]), "upright": _upright(m),
+        "direction": speed > 0.25, "straight": abs(m.turned) < 30,
+        "speed": _pace(reading.speed, speed, 0.73, 1.27),
+        "not running": speed < 1.88, "along": abs(m.root_F3[-1, 2]) > abs(m.root_F3[-1, 0]),
+        "upright": _upright(m),
         "steps": float(np.ptp(m.own_FJ3[:, 7, 2] - m.own_FJ3[:, 8, 2])) > 0.15,
         "never airborne": float(m.joints_FJ3[:, [7, 8, 10, 11], 1].min(1).max()) < 0.12,
     }  # fmt: skip
@@ -461,7 +481,8 @@ def _walk(m: Measures, reading: Reading) -> dict[str, bool]:
 
 def _run(m: Measures, reading: Reading) -> dict[str, bool]:
     return {
-        "speed": m.forward_mps > 1.88 and _pace(reading.speed, m.forward_mps, 2.5, 3.1), "straight": abs(m.turned) < 30,
+        "speed": m.forward_mps > 1.88 and _pace(reading.speed, m.forward_mps, 2.5, 3.1),
+        "straight": abs(m.turned) < 30,
         "steps": float(np.ptp(m.own_FJ3[:, 7, 2] - m.own_FJ3[:, 8, 2])) > 0.4,
     }  # fmt: skip
 
@@ -471,13 +492,16 @@ def _sidestep(m: Measures, reading: Reading) -> dict[str, bool]:
     late = m.root_F3[len(m.root_F3) // 5 :, 0]
     speed = abs(float(late[-1] - late[0])) / (len(late) - 1) * m.fps
     return {
-        "direction": x > 0 if reading.side == "left" else x < 0, "sideways": abs(x) > 0.25 and abs(z) < 0.5 * abs(x),
-        "speed": _pace(reading.speed, speed, 0.46, 0.8), "faces ahead": abs(m.turned) < 30, "upright": _upright(m),
+        "direction": x > 0 if reading.side == "left" else x < 0,
+        "sideways": abs(x) > 0.25 and abs(z) < 0.5 * abs(x),
+        "speed": _pace(reading.speed, speed, 0.46, 0.8), "faces ahead": abs(m.turned) < 30,
+        "upright": _upright(m),
     }  # fmt: skip
 
 
 CHECKS: dict[str, Check] = {
-    "walk": _walk, "run": _run, "jump": _jump, "squat": _squat, "bow": _bow, "jack": _jack, "sidestep": _sidestep,
+    "walk": _walk, "run": _run, "jump": _jump, "squat": _squat, "bow": _bow, "jack": _jack,
+    "sidestep": _sidestep,
     "turn": _turn, "sit": _sit, "arms": _both_arms, "circle": _circle, "spin": _spin,
     "wave": lambda m, r: _best_side(m, r, _wave_side), "kick": lambda m, r: _best_side(m, r, _kick_side),
     "punch": lambda m, r: _best_side(m, r, _punch_side), "knee": lambda m, r: _best_side(m, r, _knee_side),
@@ -498,10 +522,6 @@ def check(caption: str, joints_FJ3: Array, fps: float = 20.0) -> Verdict:
     if not np.isfinite(joints).all():
         return Verdict(False, False, False, ("not finite",))
     reading = read(caption)
-    failed = tuple(
-        name for name, ok in CHECKS[reading.action](measure(joints, fps), reading).items() if not ok
-    )
+    failed = tuple(name for name, ok in CHECKS[reading.action](measure(joints, fps), reading).items() if not ok)
     band = in_band(joints)
-    return Verdict(
-        not failed and band, not failed, band, failed if band else (*failed, "outside the sentinels' band")
-    )
+    return Verdict(not failed and band, not failed, band, failed if band else (*failed, "outside the sentinels' band"))

@@ -1,4 +1,4 @@
-"""Small inline SVG charts: learning curves and before/after bars. No script, no font, no file from elsewhere."""
+"""Small inline SVG charts: learning curves and before/after bars; nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from html import escape
 from typing import Any
 
 from rl_motion.evaluation.format import number
+from rl_motion.tracking.jsonl import ITERATION
+from rl_motion.types import Metrics
 
-CURVES = re.compile(r"(^|/)(reward|kl|clip_fraction)(/(total|mean))?$|held_out|validation|^val/")
-"""Metrics worth a curve, by name."""
-MOST_CURVES = 6
+CURVES = re.compile(r"reward/total|policy/(kl|clip_fraction)|validation/\w+")
+"""Metrics worth a curve, by full name."""
 
 Point = tuple[float, float]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """(iteration, value) by metric, for those that `CURVES` names and that have two points; at most six of them.
+def curves(rows: Sequence[Metrics]) -> dict[str, list[Point]]:
+    """(iteration, value) by metric, for the metrics that `CURVES` names and that have two finite values.
 
     Args:
-        metrics: the lines of metrics.jsonl; each may hold `iteration`, and metrics at its top or under
-            `metrics`.
+        rows: of metrics.jsonl, each with its `iteration`.
     """
     series: dict[str, list[Point]] = {}
-    for index, line in enumerate(metrics):
-        nested = line.get("metrics")
-        values = nested if isinstance(nested, Mapping) else line
-        iteration = float(line.get("iteration", index))
-        for name, value in values.items():
-            if CURVES.search(name) and isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(name, []).append((iteration, float(value)))
-    return dict([item for item in series.items() if len(item[1]) > 1][:MOST_CURVES])
+    for row in rows:
+        for name, value in row.items():
+            if CURVES.fullmatch(name) and math.isfinite(value):
+                series.setdefault(name, []).append((row[ITERATION], value))
+    return {name: series[name] for name in sorted(series) if len(series[name]) > 1}
 
 
 def curve_svg(name: str, points: Sequence[Point]) -> str:
@@ -55,7 +52,7 @@ def curve_svg(name: str, points: Sequence[Point]) -> str:
 
 
 def class_bars(classes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Success per action: a bar for the base and one for tuned, with their values and the number of motions."""
+    """Success per action: a bar for the base and one for tuned, their values and the number of motions."""
     rows = "".join(
         f"<tr><th>{escape(name or 'no group')}</th>"
         f"<td>{_bar(value['base'], 'base')}{_bar(value['tuned'], 'tuned')}</td>"
@@ -70,8 +67,7 @@ def class_bars(classes: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _bar(share: float, arm: str) -> str:
-    return (
-        f'<svg class="share" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" height="6"/><rect class="{arm}" width="{100 * share:.1f}"
-        height="6"/></svg>'
-    )
+    track = '<rect class="track" width="100" height="6"/>'
+    filled = f'<rect class="{arm}" width="{100 * share:.1f}" height="6"/>'
+    shape = 'class="share" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"'
+    return f"<svg {shape}>{track}{filled}</svg>"

@@ -33,4 +33,5 @@ def diversity_P(joints_BFJ3: Tensor, length_B: Tensor, samples_per_prompt: int) 
 
 def _mean_pair_distance(joints_MFJ3: Tensor) -> Tensor:
     first, second = torch.triu_indices(len(joints_MFJ3), len(joints_MFJ3), offset=1)
-    return (joints_MFJ3[first] - joints_MFJ3[second]).norm(dim=-1).mean()
+    distance_PFJ: Tensor = torch.linalg.vector_norm(joints_MFJ3[first] - joints_MFJ3[second], dim=-1)
+    return distance_PFJ.mean()

@@ -5,17 +5,18 @@
             for arm in base, tuned[, adapter_on]:
                 roll out -> decode -> joints -> oracle, reward, sentinels, diversity -> records
 
-Arms are policies. `base` has its adapter off (LoRA at zero), `tuned` is the result as training used it;
-`adapter_on`, where given, differs from `tuned` in its last call alone. Their noise is keyed by the unit, so
-that row i of every arm starts from the same latent; where it does not, the comparison is refused.
+Arms are policies: `base` has no adapter, `tuned` is the result as training used it. Where that policy makes
+its last call with the adapter off, `adapter_on` is the same trajectory with it on. Noise is keyed by the
+unit, so row i of every arm starts from the same latent; where it does not, the comparison is refused.
 
 Legend: B rows of a unit (prompt-major), F frames, J joints, P prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ SENTINELS = ("bone_drift", "jerk", "foot_skate")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was measured on one motion. `diversity` belongs to its prompt (None with one sample per prompt)."""
+    """What was measured on one motion; `diversity` is its prompt's (None with one sample per prompt)."""
 
     split: str
     arm: str
@@ -55,7 +56,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One prompt's first sample under each arm, for the page: joints [F, J, 3] in metres, float32."""
+    """One prompt's first sample, base and tuned, for the page: joints [F, J, 3] in metres, float32."""
 
     prompt: Prompt
     fps: float
@@ -91,6 +92,14 @@ class Evaluation:
         return list(self.adapter_sha256)
 
 
+@runtime_checkable
+class FinishesWithAdapter(Protocol):
+    """A policy whose last call has the adapter off, and which can also make that call with it on."""
+
+    def adapter_to_the_end(self, trajectory: Trajectory) -> Trajectory | None:
+        """The same trajectory with the adapter on in its last call; None where there is no such call."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """One unit of one split, and what to measure it with."""
@@ -112,7 +121,7 @@ def evaluate(job: Job, policies: Mapping[str, MotionPolicy], bench: Bench) -> Ev
 
     Args:
         job: its `evaluation` says how much, its `train.prompts_per_unit` the size of a unit.
-        policies: by arm; must hold `base` and `tuned`. Guidance and last step are theirs.
+        policies: `base` and `tuned`. Guidance and last step are theirs.
         bench: what to measure with.
 
     Raises:
@@ -150,9 +159,8 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
     first: Trajectory | None = None
     joints: dict[str, Tensor] = {}
     measured: dict[str, list[Record]] = {}
-    for arm, policy in policies.items():
+    for arm, policy, trajectory in _rollouts(unit, policies):
         with torch.no_grad():
-            trajectory = policy.rollout(unit)
             motions = policy.decode(trajectory)
             first = first or trajectory
             _check_paired(unit, first, trajectory, arm)
@@ -171,14 +179,28 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
             Shown(
                 prompt=prompt,
                 fps=motions.fps,
-                joints_by_arm={arm: joints[arm][row, :length].numpy() for arm in policies},
-                success_by_arm={arm: bool(measured[arm][row].oracle_success) for arm in policies},
+                joints_by_arm={arm: joints[arm][row, :length].numpy() for arm in (BASE, TUNED)},
+                success_by_arm={arm: bool(measured[arm][row].oracle_success) for arm in (BASE, TUNED)},
             )
         )
 
 
+def _rollouts(
+    unit: Unit, policies: Mapping[str, MotionPolicy]
+) -> Iterator[tuple[str, MotionPolicy, Trajectory]]:
+    for arm in (BASE, TUNED):
+        policy = policies[arm]
+        with torch.no_grad():
+            trajectory = policy.rollout(unit)
+        yield arm, policy, trajectory
+        if arm == TUNED and isinstance(policy, FinishesWithAdapter):
+            finished = policy.adapter_to_the_end(trajectory)
+            if finished is not None:
+                yield ADAPTER_ON, policy, finished
+
+
 def _check_paired(unit: Unit, first: Trajectory, other: Trajectory, arm: str) -> None:
-    """Refuse to compare arms that did not start from the same latents: their difference would be mostly noise."""
+    """Refuse to compare arms that start from different latents: the difference would be mostly noise."""
     same = (
         first.unit == other.unit == unit
         and torch.equal(first.length_B, other.length_B)

@@ -14,19 +14,20 @@ from rl_motion.evaluation.evaluate import ADAPTER_ON, BASE, TUNED, Shown
 from rl_motion.evaluation.format import interval, number
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.motion.viewer import Panel, Row, motion_page
+from rl_motion.types import Metrics
 
 Report = Mapping[str, Any]
 
 ARM_LABELS = {BASE: "base", TUNED: "tuned", ADAPTER_ON: "tuned, adapter on in the last call too"}
 
 
-def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Mapping[str, Any]]) -> str:
+def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Metrics]) -> str:
     """The whole page as HTML text.
 
     Args:
         report: the content of report.json.
         shown: the prompts whose motions move on the page.
-        metrics: the lines of metrics.jsonl, for the learning curves; may be empty.
+        metrics: the rows of metrics.jsonl, for the learning curves; may be empty.
     """
     rows = [
         Row(
@@ -44,7 +45,7 @@ def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Mapping[
             _card("Success and reward", _headline(report), _warnings(report)),
             _card("Learning", _learning(metrics)),
             *(
-                _card(f"Success per action, {split}", class_bars(report["classes"][split]))
+                _card(f"Success per action, {split.replace('_', ' ')}", class_bars(report["classes"][split]))
                 for split in SPLITS
             ),
             _card("Sentinels and diversity", _sentinels(report)),
@@ -56,7 +57,7 @@ def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Mapping[
 
 
 def _insert(page: str, mark: str, text: str, *, after: bool = False) -> str:
-    """Put text before (or after) the first `mark`; foreign text on the page is escaped and cannot contain one."""
+    """Put text before (or after) the first `mark`; foreign text is escaped and cannot contain one."""
     before, found, rest = page.partition(mark)
     if not found:
         raise ValueError(
@@ -77,7 +78,8 @@ def _lead(report: Report) -> str:
     base, tuned = (report[arm]["held_out"]["oracle_success"]["value"] for arm in (BASE, TUNED))
     return (
         f"Held-out prompts that the motion fulfils: {number(base, percent=True)} % before, "
-        f"{number(tuned, percent=True)} % after; difference {number(gain['value'], percent=True, sign=True)} points, "
+        f"{number(tuned, percent=True)} % after; difference "
+        f"{number(gain['value'], percent=True, sign=True)} points, "
         f"95 % interval {interval(gain, percent=True, sign=True)} over {gain['n']} pairs of motions."
     )
 
@@ -92,7 +94,8 @@ def _headline(report: Report) -> str:
             gain = report["difference"][split][metric]
             name = f"{split.replace('_', ' ')}: {'success, %' if percent else 'reward'}"
             lines.append(
-                f"<tr><th>{name}</th>{cells}{_estimate(gain, percent=percent, sign=True)}<td>{gain['n']}</td></tr>"
+                f"<tr><th>{name}</th>{cells}"
+                f"{_estimate(gain, percent=percent, sign=True)}<td>{gain['n']}</td></tr>"
             )
     return (
         f"<table><thead><tr><th></th>{head}<th>tuned - base</th><th>motions</th></tr></thead>"
@@ -112,7 +115,7 @@ def _warnings(report: Report) -> str:
     return f'<ul class="warnings" aria-label="Warnings">{items}</ul>' if items else ""
 
 
-def _learning(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _learning(metrics: Sequence[Metrics]) -> str:
     charts = "".join(curve_svg(name, points) for name, points in curves(metrics).items())
     return f'<div class="curves">{charts}</div>' if charts else ""
 
@@ -128,7 +131,8 @@ def _sentinels(report: Report) -> str:
             cell = "<td>-</td>" if ratio is None else _estimate(ratio)
             state = {True: "within", False: "outside", None: ""}[value.get("within")]
             lines.append(
-                f"<tr><th>{split.replace('_', ' ')}: {name.replace('_', ' ')}</th><td>{value['base']:.4g}</td>"
+                f"<tr><th>{split.replace('_', ' ')}: {name.replace('_', ' ')}</th>"
+                f"<td>{value['base']:.4g}</td>"
                 f"<td>{value['tuned']:.4g}</td>{cell}<td class='{state}'>{state}</td></tr>"
             )
     limit = report["sentinels"]["held_out"]["jerk"]["limit"]
@@ -145,9 +149,10 @@ def _notes(report: Report) -> str:
     )
     facts = [
         f"prompts: {counts}; {examined['samples_per_prompt']} motions each under every arm",
-        f"one training seed ({report['seed']}) and one evaluation seed ({examined['seed']}): the intervals say how sure "
-        "the figures are for other prompts, not for other training runs",
-        "the motions below are the first sample of the first prompts drawn, one action after the other; none was picked",
+        f"one training seed ({report['seed']}) and one evaluation seed ({examined['seed']}): the intervals "
+        "say how sure the figures are for other prompts, not for other training runs",
+        "the motions below are the first sample of the first prompts drawn, one action after the other; "
+        "none was picked",
         *report["conventions"],
         f"adapter sha256 {report['adapter_sha256']}; trained in {report['wall_s']:.0f} s",
     ]
@@ -156,10 +161,11 @@ def _notes(report: Report) -> str:
 
 STYLE = """
 .report{max-width:78rem;margin:0 auto;padding:0 1.25rem}
-.card{background:var(--card);border:1px solid var(--line);border-radius:.9rem;margin:1.1rem 0;padding:1rem 1.1rem;
-overflow-x:auto}
+.card{background:var(--card);border:1px solid var(--line);border-radius:.9rem;margin:1.1rem 0;
+padding:1rem 1.1rem;overflow-x:auto}
 .report table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}
-.report th,.report td{padding:.38rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+.report th,.report td{padding:.38rem .7rem;border-bottom:1px solid var(--line);text-align:right;
+white-space:nowrap}
 .report tbody tr:last-child>*{border-bottom:0}
 .report th{font-weight:500}
 .report thead th{color:var(--dim)}

@@ -30,6 +30,7 @@ from rl_motion.evaluation.page import render
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference, paired_ratio
 from rl_motion.protocols import MotionPolicy
+from rl_motion.tracking.jsonl import JsonlTracker
 
 Report = dict[str, Any]
 HEADLINES = ("oracle_success", "reward")
@@ -44,8 +45,10 @@ CONVENTIONS = [
     "reward: the job's weighted sum of rewards, of clean motions",
     f"intervals: 95 % percentile bootstrap over prompts ({RESAMPLES} resamples); null where fewer than two "
     "prompts speak",
-    "difference: tuned minus base, paired: same prompt and same noise; ratio: mean of tuned over mean of "
-    "base",
+    "another wording of the same action is another prompt",
+    "difference: tuned minus base, paired: same prompt and same noise",
+    "ratio: mean of tuned over mean of base",
+    "tuned is the policy as it was trained; adapter_on, if any, has the adapter on in the last call too",
     "held_out is target/test, original is source/test, train is target/train; prompts are spread evenly over "
     "the actions",
     "diversity: mean distance in metres between two samples of one prompt, joints centred on the root",
@@ -66,14 +69,17 @@ def evaluate_run(
     Args:
         job: the resolved job.
         run_dir: the run's folder; its metrics.jsonl, where there is one, gives the learning curve.
-        policies: `base`, `tuned` and, where there is one, `adapter_on` (see `evaluate`).
+        policies: `base` and `tuned` (see `evaluate`).
         wall_s: seconds that the training took.
         bench: what to measure with; the embedded world by default.
     """
     evaluation = evaluate(job, policies, bench or embedded_bench(job))
     report = build_report(evaluation, job, wall_s=wall_s)
     write_text(run_dir / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_text(run_dir / "report.html", render(report, evaluation.shown, metrics=read_metrics(run_dir)))
+    write_text(
+        run_dir / "report.html",
+        render(report, evaluation.shown, metrics=JsonlTracker(run_dir / "metrics.jsonl").rows()),
+    )
     return report
 
 
@@ -124,19 +130,6 @@ def before_after_table(report: Report) -> Table:
             )
         table.add_section()
     return table
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of the run's metrics.jsonl; a line that a crash cut short is left out."""
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    parsed = []
-    for line in lines:
-        try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return parsed
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its 95 % interval over n rows; `low` and `high` are None where fewer than two prompts speak."""
+    """A value over n rows with its 95 % interval; None and None where fewer than two prompts speak."""
 
     value: float
     low: float | None

@@ -39,7 +39,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class MotionText:
-    """Normalised motion with captions: features_NFD (zero beyond length), length_N, caption_N indexing texts."""
+    """Normalised motion with captions: features_NFD (zero beyond length), length_N, caption_N into texts."""
 
     features_NFD: Tensor
     length_N: Tensor
@@ -75,30 +75,31 @@ def _optimiser(
 
 
 def _update(
-    loss: Tensor, model: nn.Module, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR
+    loss: Tensor,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> float:
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     schedule.step()
     return loss.item()
 
 
-def train_denoiser(
+def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     model: MDM, data: MotionText, text_UC: Tensor, schedule: ScheduleConfig, recipe: Recipe, on_step: OnStep
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2). `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving
-    average (0.999) of the weights in `model`.
+    arXiv:2209.14916 eq. (2). `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential
+    moving average (0.999) of the weights in `model`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     model.train()
     for step in range(recipe.steps):
         row_B = torch.randint(len(data.length_N), (recipe.batch,), generator=generator)
@@ -121,8 +122,8 @@ def train_denoiser(
 def half_done(features_BFD: Tensor, rest_D: Tensor, generator: torch.Generator) -> Tensor:
     """Motions that begin what they should do and do not finish it, as negatives for a retrieval model.
 
-    Half of the rows freeze somewhere in the middle (velocities at rest, `rest_D` normalised); the others keep a third
-    to two thirds of their amplitude around their first frame.
+    Half of the rows freeze somewhere in the middle (velocities at rest, `rest_D` normalised); the others keep a
+    third to two thirds of their amplitude around their first frame.
     """
     batch, frames, _ = features_BFD.shape
     stop_B1 = torch.randint(frames // 5, 2 * frames // 3, (batch, 1), generator=generator)
@@ -145,7 +146,7 @@ class TokenTexts:
     length_U: Tensor
 
 
-def train_tmr(
+def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     model: TMR,
     data: Sequence[tuple[MotionText, Tensor]],
     texts: TokenTexts,
@@ -155,9 +156,10 @@ def train_tmr(
 ) -> None:
     """Train both encoders with InfoNCE (arXiv:2305.00976 eq. 2), the mean as embedding.
 
-    `data`: parts, each with the combination [N] of its clips; a batch comes from one part and holds every combination
-    once, so that no caption of a batch fits another's motion and every contradiction is a negative. A third as many
-    half-done motions are extra negatives. Small feature noise makes the score smooth around real motion.
+    `data`: parts, each with the combination [N] of its clips; a batch comes from one part and holds every
+    combination once, so that no caption of a batch fits another's motion and every contradiction is a negative.
+    A third as many half-done motions are extra negatives. Small feature noise makes the score smooth around
+    real motion.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
@@ -169,7 +171,11 @@ def train_tmr(
         picks = [by_claim[part][int(c)] for c in order]
         row_B = torch.stack([p[torch.randint(len(p), (), generator=generator)] for p in picks])
         motion = data[part][0]
-        x_BFD, length_B, caption_B = motion.features_NFD[row_B], motion.length_N[row_B], motion.caption_N[row_B]
+        x_BFD, length_B, caption_B = (
+            motion.features_NFD[row_B],
+            motion.length_N[row_B],
+            motion.caption_N[row_B],
+        )
         extra = slice(0, len(row_B) // 3)
         negative_NFD = half_done(x_BFD[extra], rest_D, generator)
         noise = 0.15 * torch.rand(len(x_BFD) + len(negative_NFD), 1, 1, generator=generator)
@@ -183,11 +189,13 @@ def train_tmr(
     model.eval()
 
 
-def train_text_encoder(directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep) -> None:
+def train_text_encoder(
+    directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep
+) -> None:
     """Train the encoder in `directory` in place: masked words, and paraphrases close together.
 
-    `wordings`: for each combination its captions. The paraphrase loss is supervised SimCSE (arXiv:2104.08821 eq. 4):
-    two wordings of one combination are positives, other combinations of the batch negatives.
+    `wordings`: for each combination its captions. The paraphrase loss is supervised SimCSE (arXiv:2104.08821
+    eq. 4): two wordings of one combination are positives, other combinations of the batch negatives.
     """
     from transformers import AutoModel, AutoTokenizer
 

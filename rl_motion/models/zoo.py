@@ -7,10 +7,10 @@ A checkpoint is a directory: `config.json` (kind, network shape, schedule, fps, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,8 +25,14 @@ from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-NETWORKS: dict[str, tuple[type[nn.Module], type]] = {"mdm": (MDM, MDMConfig), "tmr": (TMR, TMRConfig)}
-"""Kinds of checkpoint: the network and its shape."""
+DENOISERS: dict[str, tuple[type[MDM], type[MDMConfig], type[MDMDenoiser]]] = {
+    "mdm": (MDM, MDMConfig, MDMDenoiser)
+}
+"""Motion models by kind: the network, its shape, and its face towards policies. A new one is a line here."""
+RETRIEVAL: dict[str, tuple[type[TMR], type[TMRConfig]]] = {"tmr": (TMR, TMRConfig)}
+"""Retrieval models by kind: the network and its shape."""
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class CheckpointConfig(BaseModel):
@@ -34,7 +40,7 @@ class CheckpointConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["mdm", "tmr"]
+    kind: str
     network: dict[str, Any]
     text_encoder: str
     """A directory beside the checkpoint's."""
@@ -43,30 +49,32 @@ class CheckpointConfig(BaseModel):
     representation: Representation = Representation.HUMANML3D_263
 
 
-def names(kind: str) -> list[str]:
-    """Names of the packaged checkpoints of a kind."""
+def names(kinds: Collection[str]) -> list[str]:
+    """Names of the packaged checkpoints of some kinds."""
     configs = sorted(ZOO.glob("*/config.json"))
-    return [p.parent.name for p in configs if json.loads(p.read_text(encoding="utf-8")).get("kind") == kind]
+    return [p.parent.name for p in configs if json.loads(p.read_text(encoding="utf-8")).get("kind") in kinds]
 
 
-def locate(name_or_dir: str | Path, kind: str) -> Path:
+def locate(name_or_dir: str | Path, kinds: Collection[str]) -> Path:
     """The directory of a packaged name or of a path.
 
     Raises:
         UserError: neither.
     """
     given = str(name_or_dir)
-    known = names(kind)
+    known = names(kinds)
     path = ZOO / given if given in known else Path(given)
     if not (path / "config.json").is_file():
         raise UserError(
-            f"got {kind} checkpoint {given!r}, which is neither packaged nor a directory with a config.json; "
+            f"got the {' or '.join(kinds)} checkpoint {given!r}, which is neither packaged nor a directory with a config.json; "
             f"want one of {', '.join(known) or '(none packaged)'} or a path; check the spelling"
         )
     return path
 
 
-def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace) -> None:
+def save_checkpoint(
+    directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace
+) -> None:
     """Write a checkpoint directory (without its model card)."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
@@ -86,11 +94,16 @@ def load_denoiser(name_or_dir: str | Path) -> MDMDenoiser:
     Raises:
         UserError: no such checkpoint, a broken file, or weights that do not fit their configuration.
     """
-    path = locate(name_or_dir, "mdm")
-    config, network, space = _load(path, "mdm")
-    if not isinstance(network, MDM) or config.schedule is None:
-        raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
-    denoiser = MDMDenoiser(network, config.schedule, space=space, text_encoder=TextEncoder(_text_dir(path, config)))
+    path = locate(name_or_dir, DENOISERS)
+    config, tensors, space = _read(path, DENOISERS)
+    network_class, shape_class, denoiser_class = DENOISERS[config.kind]
+    network = _network(path, tensors, lambda: network_class(shape_class(**config.network)))
+    if config.schedule is None:
+        raise UserError(
+            f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training"
+        )
+    text_encoder = TextEncoder(_text_dir(path, config))
+    denoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -124,9 +137,10 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     Raises:
         UserError: no such checkpoint, a broken file, or weights that do not fit their configuration.
     """
-    path = locate(name_or_dir, "tmr")
-    config, network, space = _load(path, "tmr")
-    assert isinstance(network, TMR)
+    path = locate(name_or_dir, RETRIEVAL)
+    config, tensors, space = _read(path, RETRIEVAL)
+    network_class, shape_class = RETRIEVAL[config.kind]
+    network = _network(path, tensors, lambda: network_class(shape_class(**config.network)))
     scorer = TMRScorer(network, mean_D=space.mean_D, std_D=space.std_D).eval().requires_grad_(False)
     return RetrievalModel(scorer, TextEncoder(_text_dir(path, config)), config)
 
@@ -140,22 +154,34 @@ def _text_dir(path: Path, config: CheckpointConfig) -> Path:
     return path.parent / config.text_encoder
 
 
-def _load(path: Path, kind: str) -> tuple[CheckpointConfig, nn.Module, MotionSpace]:
-    file = path / "model.safetensors"
+def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[str, Tensor], MotionSpace]:
+    """Configuration, network tensors and feature space of a checkpoint of one of these kinds."""
     try:
         config = CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
-        if config.kind != kind:
-            raise UserError(f"got a {config.kind} checkpoint in {path}; want a {kind}; check which model goes where")
-        tensors = load_file(file)
-        network_class, shape_class = NETWORKS[kind]
+        if config.kind not in kinds:
+            raise UserError(
+                f"got a {config.kind} checkpoint in {path}; want {' or '.join(kinds)}; check which model goes where"
+            )
+        tensors = load_file(path / "model.safetensors")
+        space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
+    except (OSError, SafetensorError, ValidationError, UnicodeDecodeError, KeyError) as error:
+        raise _broken(path, error) from error
+    return config, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, space
+
+
+def _network(path: Path, tensors: dict[str, Tensor], build: Callable[[], N]) -> N:
+    try:
         # The weights come from the file: the caller's random stream is left alone.
         with torch.random.fork_rng(devices=[]):
-            network = network_class(shape_class(**config.network))
-        space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
-    except (OSError, SafetensorError, ValidationError, UnicodeDecodeError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"got checkpoint {path} that does not load ({type(error).__name__}: {str(error)[:300]}); want the files "
-            "that save_checkpoint writes; copy them again"
-        ) from error
-    return config, network, space
+            network = build()
+        network.load_state_dict(tensors)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise _broken(path, error) from error
+    return network
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"got checkpoint {path} that does not load ({type(error).__name__}: {str(error)[:300]}); want the files that "
+        "save_checkpoint writes; copy them again"
+    )

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import torch
@@ -188,6 +188,19 @@ class DiffusionPolicy:
     def decode(self, trajectory: Trajectory) -> Motions:
         """The trajectory's final motion, un-normalised."""
         return self._denoiser.decode(trajectory.x0_BFD.to(self._device), trajectory.length_B.to(self._device))
+
+    def adapter_to_the_end(self, trajectory: Trajectory) -> Trajectory | None:
+        """The same trajectory, its last call with the adapter on; None where no call follows the transitions.
+
+        A variant that evaluation reports beside the policy's own; never train on it, its log-probs say
+        nothing about that call.
+        """
+        if self._config.last_step == "stop":
+            return None
+        x_BFD = trajectory.latents_BTFD[:, -1].to(self._device)
+        with torch.no_grad():
+            x0_BFD = self._predictor(trajectory.unit, trajectory.length_B)(self.transitions, x_BFD)
+        return replace(trajectory, x0_BFD=x0_BFD.cpu())
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The LoRA parameters by sorted name; empty for a base policy."""

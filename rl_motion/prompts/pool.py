@@ -1,4 +1,4 @@
-"""The text-only prompt pool: which prompts an iteration works on, as a function of (seed, iteration) alone."""
+"""The text-only prompt pool: an iteration's prompts are a function of (seed, iteration) alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_FRAMES = 2000
 class PromptPool:
     """Prompts by source, mixed by weight.
 
-    Every iteration takes the same number of prompts from a source (largest remainder of the weights). A source is
-    shuffled anew for each epoch with a key of (seed, source, epoch); an epoch is as many whole iterations as the source
-    lasts, so that no prompt comes twice in an epoch, nor in an iteration. There is no cursor to save: an iteration's
-    units follow from its number.
+    Every iteration takes the same number of prompts from a source (largest remainder of the weights). A
+    source is shuffled anew for each epoch with a key of (seed, source, epoch); an epoch is as many whole
+    iterations as the source lasts, so that no prompt comes twice in an epoch, nor in an iteration. There is
+    no cursor to save: an iteration's units follow from its number.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class PromptPool:
         """
         if not sources or sources.keys() != weights.keys():
             raise UserError(
-                f"got prompt sources {sorted(sources)} and weights for {sorted(weights)}; want at least one source, "
+                f"got prompt sources {sorted(sources)} and weights for {sorted(weights)}; want at least one "
+                "source, "
                 "each with a weight; mend prompts.sources"
             )
         seen: set[str] = set()
@@ -77,8 +78,10 @@ class PromptPool:
                 )
             if count > len(self._sources[name]):
                 raise UserError(
-                    f"prompts.sources: got {len(self._sources[name])} different prompts in {name!r}; want {count} for "
-                    "every iteration; add prompts, or lower train.prompts_per_iteration (and train.prompts_per_unit)"
+                    f"prompts.sources: got {len(self._sources[name])} different prompts in {name!r}; want "
+                    f"{count} for "
+                    "every iteration; add prompts, or lower train.prompts_per_iteration (and "
+                    "train.prompts_per_unit)"
                 )
 
     def draw(self, iteration: int, sizes: TrainConfig) -> list[Unit]:
@@ -119,7 +122,8 @@ class PromptPool:
         prompts = self._sources[name]
         epoch, turn = divmod(iteration, len(prompts) // count)
         key = hashlib.sha256(f"{self._seed}/{name}/{epoch}".encode()).digest()
-        # Philox: the one numpy generator whose stream is fixed by its key alone, on every platform and version.
+        # Philox: the one numpy generator whose stream is fixed by its key alone, on every platform and
+        # version.
         order = (
             np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
             .random(len(prompts))
@@ -146,7 +150,8 @@ def make_prompt(text: str, length: int) -> Prompt:
     clean = " ".join(text.split())
     if not clean or len(clean) > MAX_TEXT or not clean.isprintable():
         raise UserError(
-            f"got the prompt {clean[:60]!r} ({len(clean)} characters); want 1 to {MAX_TEXT} printable characters; "
+            f"got the prompt {clean[:60]!r} ({len(clean)} characters); want 1 to {MAX_TEXT} printable "
+            "characters; "
             "shorten or retype it"
         )
     if not 1 <= length <= MAX_FRAMES:
@@ -157,10 +162,12 @@ def make_prompt(text: str, length: int) -> Prompt:
 
 
 def read_prompts(path: str | Path, default_length: int) -> list[Prompt]:
-    """Prompts of a UTF-8 text file: one per line, `text` or `text#frames`; blank lines are skipped, repeats dropped.
+    """Prompts of a UTF-8 text file: one per line, `text` or `text#frames`; blank lines are skipped, repeats
+    dropped.
 
     Raises:
-        UserError: the file is missing, not UTF-8 or empty, or a line is not a prompt (the message names the line).
+        UserError: the file is missing, not UTF-8 or empty, or a line is not a prompt (the message names the
+            line).
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")

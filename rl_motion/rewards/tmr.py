@@ -39,7 +39,7 @@ class TMRReward:
         """The reward with the embedded world's TMR; only the worker that scores loads it."""
         from rl_motion.models.zoo import load_tmr
 
-        return cls(load_tmr("tmr-embedded"))
+        return cls(load_tmr())
 
     def __call__(
         self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None

@@ -1,4 +1,4 @@
-"""From a job to the objects that do its work. Plain functions, so that workers can make their own wherever they run."""
+"""From a job to what does its work: plain functions, so that workers make their own where they run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LearnerLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a learner worker holds: the policy, who changes it, and how to write its adapter in peft's own format."""
+    """What a learner worker holds: the policy, who changes it, and how its adapter is written."""
 
     policy: MotionPolicy
     learner: LearnerLike
@@ -99,10 +99,28 @@ def build_pool(job: Job) -> PromptPool:
     return pool
 
 
+def check_job(job: Job) -> None:
+    """Refuse what can be seen to be wrong without starting anything.
+
+    Raises:
+        UserError: there is no such model, or no such reward.
+    """
+    from rl_motion.models.zoo import DENOISERS, locate
+    from rl_motion.rewards import REWARDS
+
+    locate(job.model.name, DENOISERS)
+    for reward in job.rewards:
+        if reward.name not in REWARDS:
+            raise UserError(
+                f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job"
+            )
+
+
 @dataclass(frozen=True)
 class Workshop:
-    """How a run's parts are made. Module-level functions only: a workshop travels to Ray workers by reference."""
+    """How a run's parts are made. Module-level functions only: it travels to Ray workers by reference."""
 
+    check: Callable[[Job], None] = check_job
     policy: Callable[[Job], MotionPolicy] = build_policy
     decoder: Callable[[Job], Decoder] = build_decoder
     rewards: Callable[[Job], Scorer] = build_rewards
@@ -126,7 +144,8 @@ def _prompts(source: str, default_length: int) -> list[Prompt]:
         return read_prompts(source, default_length)
     if split[2] != "train":
         raise UserError(
-            f"prompts.sources: got {source!r}, which is kept for evaluation; want a train split or a text file; "
+            f"prompts.sources: got {source!r}, which is kept for evaluation; want a train split or a text "
+            "file; "
             f"use {split[1]}/train"
         )
     from rl_motion.data.embedded import prompts

@@ -1,9 +1,10 @@
 """One atomic commit per iteration: what a run needs to go on bit for bit.
 
-A commit is a folder, written under another name, synced and renamed, so that it is there as a whole or not at all.
-Its manifest carries the hash of every file; what does not match is passed over for the commit before.
+A commit is a folder, written under another name, synced and renamed, so that it is there as a whole or not
+at all. Its manifest carries the hash of every file; what does not match is passed over for the commit before.
 
-    commits/00000012/manifest.json  learner.safetensors  adapter/adapter_config.json  adapter/adapter_model.safetensors
+    commits/00000012/manifest.json  learner.safetensors  adapter/adapter_config.json
+    adapter/adapter_model.safetensors
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _log = logging.getLogger(__name__)
 class Manifest(BaseModel):
     """What a commit says about itself.
 
-    `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's version.
-    `job` holds what the numbers depend on (see `identity` in run.py); `metrics` is the last row of metrics.jsonl.
+    `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's
+    version. `job` holds what the numbers depend on (see `identity` in run.py); `metrics` is the last row of
+    metrics.jsonl.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +59,6 @@ class Commit:
     """A commit read back and verified."""
 
     manifest: Manifest
-    folder: Path
     files: Mapping[str, bytes]
 
 
@@ -69,8 +70,8 @@ class Commits:
         self._folder = folder
         self._keep = keep
 
-    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
-        """Commit atomically, then drop what is older than the last `keep`; returns the commit's folder."""
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        """Commit atomically, then drop what is older than the last `keep`."""
         target = self._folder / f"{manifest.iteration:08d}"
         temporary = self._folder / f"{_TEMPORARY}{target.name}"
         for stale in (*self._folder.glob(f"{_TEMPORARY}*"), target):
@@ -86,7 +87,6 @@ class Commits:
         sync_folder(self._folder)
         for old in self._numbered()[: -self._keep]:
             shutil.rmtree(old)
-        return target
 
     def newest(self) -> Commit | None:
         """The newest commit that is whole; warns about those that are not."""
@@ -135,4 +135,4 @@ def _read(folder: Path) -> Commit:
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest.files[name]:
             raise ValueError(f"{name} differs from its hash")
-    return Commit(manifest, folder, files)
+    return Commit(manifest, files)

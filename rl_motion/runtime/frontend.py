@@ -62,6 +62,7 @@ class Outcome:
 
 def start(job: Job, out: Path, console: Console) -> Outcome:
     """A new run in `out`; see `_see_through`."""
+    MEANS.workshop.check(job)
     with run.create(job, out) as new:
         console.print(f"run: {new.folder}", highlight=False, soft_wrap=True)
         return _see_through(new, console)
@@ -79,7 +80,8 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
     """Train, then evaluate.
 
     Raises:
-        UserError, RunFault, KeyboardInterrupt, and whatever a worker's code raises: each with a note that says what
+        UserError, RunFault, KeyboardInterrupt, and whatever a worker's code raises: each with a note that
+        says what
             was saved and how to resume.
     """
     with _explained(held):
@@ -98,9 +100,7 @@ def _train(held: run.Run, console: Console) -> None:
     with closing(make_backend(job, MEANS.workshop)) as backend:
         snapshot = backend.start()
         if held.commit is not None:
-            snapshot = backend.restore(
-                held.commit.manifest.iteration, held.commit.files[LEARNER_FILE]
-            )
+            snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
         held.begin(pool.sha256, snapshot)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
@@ -119,11 +119,14 @@ def _explained(held: run.Run) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | UserError):
             _log.info("the run ended early", exc_info=error)
-        if held.committed is None:
+        commit = held.saved()
+        if commit is None:
             run.discard(held)
             error.add_note("nothing was trained yet, and no run folder is kept")
         else:
             held.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            error.add_note(f"saved: {int(held.committed.name)} iterations and their adapter in {held.folder}")
+            error.add_note(
+                f"saved: {commit.manifest.iteration} iterations and their adapter in {held.folder}"
+            )
             error.add_note(f"resume: rl-motion resume {held.folder}")
         raise

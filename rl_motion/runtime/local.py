@@ -1,4 +1,4 @@
-"""Everything in one process, one unit after another: the debugger works, and Ray has to give the same numbers."""
+"""Everything in one process, one unit after another: debuggers work; Ray has to give the same numbers."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def advantages(job: Job, scored: Scored) -> torch.Tensor:
 
 
 def reward_metrics(scored: Sequence[Scored]) -> Metrics:
-    """Means over all rows of the iteration: the total, its spread, and every reward by name, with their count."""
+    """Means over all rows of the iteration: the total, its spread, every reward by name, and their count."""
     total_N = torch.cat([unit.total_B for unit in scored]).double()
     names = scored[0].rewards
     means = {f"reward/{n}": torch.cat([u.rewards[n] for u in scored]).double().mean().item() for n in names}

@@ -3,9 +3,10 @@
     driver -- unit, adapter ref --> rollout actor -- trajectory ref --> reward actor --> Scored
                                           \\------- trajectory refs --------> learner actor --> Learned
 
-Trajectories pass from actor to actor as references; the driver holds none of them. A system error (a dead actor or
-node, a lost object) costs time only: the unit is sampled again by a fresh actor and, being keyed by what it is and not
-by who computes it, comes out the same. An application error stops the run at once, with its own traceback.
+Trajectories pass from actor to actor as references; the driver holds none of them. A system error (a dead
+actor or node, a lost object) costs time only: the unit is sampled again by a fresh actor and, being keyed by
+what it is and not by who computes it, comes out the same. An application error stops the run at once, with
+its own traceback.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ _SYSTEM_ERRORS = (
     exceptions.ObjectLostError,
     exceptions.OutOfMemoryError,
 )
-_CONNECT_WAIT_S = 60.0
+_PATIENCE_S = 60.0
 _log = logging.getLogger(__name__)
 
 Call = Callable[[Any], tuple[Any, ...]]
-"""Submits one call to the actor given; returns references: first of what says that it is done, last of its result."""
+"""Submits one call to an actor; the first reference returned says that it is done, the last is its result."""
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class Held:
 
 
 class SystemFault(RunFault):
-    """A call failed because of the machines, not because of the code; `lost` when an object it needed is gone."""
+    """A call failed because of machines, not because of code; `lost`: an object it needed is gone."""
 
     def __init__(self, cause: BaseException) -> None:
         """Keep what Ray said."""
@@ -80,26 +81,68 @@ class RolloutActor(RolloutWorker):
 
 @dataclass
 class Pool:
-    """Actors of one kind; dead ones are replaced."""
+    """Actors of one kind: those at work, and those on their way. Dead ones are replaced.
+
+    Work never waits for an actor that is on its way while another is there: on a cluster that lost a node the
+    replacement may take minutes to find a place, or never find one.
+    """
 
     spawn: Callable[[], Any]
     size: int
     actors: list[Any] = field(default_factory=list)
+    coming: dict[Any, Any] = field(default_factory=dict)
+    """By the reference of what they answer once they are ready."""
+    deaths: int = 0
+    """Actors that died on their way, one after the other."""
 
     def fill(self) -> None:
         """Start what is missing."""
-        self.actors += [self.spawn() for _ in range(self.size - len(self.actors))]
+        for _ in range(self.size - len(self.actors) - len(self.coming)):
+            actor = self.spawn()
+            self.coming[actor.prepare.remote()] = actor
 
-    def replace(self, actor: Any) -> Any:  # noqa: ANN401 - Ray's handles have no type
+    def replace(self, actor: Any) -> None:  # noqa: ANN401 - Ray's handles have no type
         """End an actor, dead or doubtful, and start another."""
         self.actors.remove(actor)
         ray.kill(actor)
-        self.actors.append(self.spawn())
-        return self.actors[-1]
+        self.fill()
+
+    def admit(self, ready: Any) -> Any:  # noqa: ANN401 - what `prepare` answers
+        """Take in the actor that answered; None where it died on its way and another was started.
+
+        Raises:
+            RunFault: too many died on their way.
+        """
+        actor = self.coming.pop(ready)
+        try:
+            answer = _get(ready)
+        except SystemFault as fault:
+            self.deaths += 1
+            if self.deaths == ATTEMPTS:
+                raise _given_up(f"starting a worker ({fault})") from fault
+            self.fill()
+            return None
+        self.deaths = 0
+        self.actors.append(actor)
+        return answer
+
+    def admit_all(self) -> list[Any]:
+        """Wait for all that are on their way; returns what they answered."""
+        answers = []
+        while self.coming:
+            answers += [self.admit(ready) for ready in _any_of(list(self.coming))]
+        return [answer for answer in answers if answer is not None]
+
+    def close(self) -> None:
+        """End all."""
+        for actor in (*self.actors, *self.coming.values()):
+            ray.kill(actor)
+        self.actors.clear()
+        self.coming.clear()
 
 
 class RayBackend:
-    """Rollout pool, reward pool and learner on the cluster this process belongs to, else on one of its own."""
+    """Rollout pool, reward pool and learner, on the cluster of this process or on one of its own."""
 
     def __init__(self, job: Job, workshop: Workshop) -> None:
         """Connects; `start` makes the workers."""
@@ -116,13 +159,10 @@ class RayBackend:
         Raises:
             RunFault: the workers' CPUs compute differently, so that the promise "same numbers" cannot hold.
         """
-        pools = (self._rollout, self._reward, self._learner)
-        for pool in pools:
+        for pool in (self._learner, self._rollout, self._reward):
             pool.fill()
-        ready = [actor.prepare.remote() for pool in pools for actor in pool.actors]
-        _wait_for_actors(ready)
-        *environments, snapshot = [_get(ref) for ref in ready]
-        for environment in environments:
+        (snapshot,) = self._learner.admit_all()
+        for environment in (*self._rollout.admit_all(), *self._reward.admit_all()):
             _check_same(environment, snapshot.environment)
         return self._keep(snapshot)
 
@@ -147,7 +187,7 @@ class RayBackend:
         raise _given_up("scoring")
 
     def learn(self, trajectories: list[Held], advantages: Sequence[Tensor]) -> Learned:
-        """One update from all of them; a learner that died is rebuilt from the last snapshot and asked again."""
+        """One update from all of them; a dead learner is rebuilt from the last snapshot and asked again."""
         for _ in range(ATTEMPTS):
             learner = self._learner.actors[0]
             try:
@@ -167,9 +207,7 @@ class RayBackend:
     def close(self) -> None:
         """Let the workers go; shut Ray down where this run started it."""
         for pool in (self._rollout, self._reward, self._learner):
-            for actor in pool.actors:
-                ray.kill(actor)
-            pool.actors.clear()
+            pool.close()
         if self._owns_cluster:
             ray.shutdown()
 
@@ -187,9 +225,10 @@ class RayBackend:
 
     def _rebuild_learner(self, fault: SystemFault) -> None:
         _log.warning("the learner died (%s); rebuilding it from its last snapshot", fault)
-        learner = self._learner.replace(self._learner.actors[0])
+        self._learner.replace(self._learner.actors[0])
+        self._learner.admit_all()
         # The snapshot is that of the last commit: nothing of the interrupted update survives in it.
-        learner.restore.remote(self._kept.version, self._kept.state)
+        self._learner.actors[0].restore.remote(self._kept.version, self._kept.state)
 
     def _keep(self, snapshot: Snapshot) -> Snapshot:
         self._kept = snapshot
@@ -207,11 +246,13 @@ def connect() -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         ray.init(**quiet)
+        _log.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
         return False
     # A cluster on loopback for this process alone: no token, no usage report, no dashboard.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", include_dashboard=False, **quiet)
+    _log.info("started a cluster on this machine")
     return True
 
 
@@ -220,11 +261,12 @@ def _resources() -> dict[str, float]:
 
 
 def _spawner(kind: type, job: Job, workshop: Workshop, role: str) -> Callable[[], Any]:
-    """How to start one actor of this kind: on the nodes that offer the custom resource `role`, if any does."""
+    """How to start one actor of this kind: on nodes with the custom resource `role`, where there are any."""
     cluster = _resources()
     workers = job.runtime.rollout_workers + job.runtime.reward_workers + 1
     wanted = job.runtime.threads
-    # Claim what is used where the cluster has it; a fair share where it has not: fewer cores change the speed alone.
+    # Claim what is used where the cluster has it; a fair share where it has not: fewer cores change the
+    # speed alone.
     cpus = (
         wanted
         if wanted * workers <= cluster.get("CPU", 0)
@@ -267,10 +309,14 @@ def _scatter(pool: Pool, calls: Sequence[Call]) -> list[tuple[Any, Any]]:
             index, actor = waiting.popleft(), idle.pop()
             refs = calls[index](actor)
             running[refs[0]] = (index, actor, refs[-1])
-        (done, *_), _ = ray.wait(list(running), num_returns=1, fetch_local=False)
+        done = _any_of([*running, *pool.coming])[0]
+        if done in pool.coming:
+            idle += [pool.actors[-1]] if pool.admit(done) is not None else []
+            continue
         index, actor, result = running.pop(done)
         try:
             results[index] = (_get(done), result)
+            idle.append(actor)
         except SystemFault as fault:
             if fault.lost:
                 raise
@@ -278,9 +324,8 @@ def _scatter(pool: Pool, calls: Sequence[Call]) -> list[tuple[Any, Any]]:
             if failures[index] == ATTEMPTS:
                 raise _given_up(f"a unit of work ({fault})") from fault
             _log.warning("a worker died (%s); its unit goes to another", fault)
-            actor = pool.replace(actor)
+            pool.replace(actor)
             waiting.appendleft(index)
-        idle.append(actor)
     return results
 
 
@@ -299,18 +344,13 @@ def _get(ref: Any) -> Any:  # noqa: ANN401 - a reference and what it stands for
         raise SystemFault(error) from None
 
 
-def _wait_for_actors(ready: list[Any]) -> None:
-    """Until all have answered; says what it waits for, as a cluster may take minutes to grow."""
+def _any_of(refs: list[Any]) -> list[Any]:
+    """Those that are done, at least one; says what it waits for, as a cluster may take minutes to grow."""
     while True:
-        _, missing = ray.wait(ready, num_returns=len(ready), timeout=_CONNECT_WAIT_S)
-        if not missing:
-            return
-        _log.warning(
-            "waiting for %d of %d workers; the cluster offers %s",
-            len(missing),
-            len(ready),
-            _resources(),
-        )
+        done, missing = ray.wait(refs, num_returns=1, timeout=_PATIENCE_S, fetch_local=False)
+        if done:
+            return done
+        _log.warning("waiting for %d answers; the cluster offers %s", len(missing), _resources())
 
 
 def _check_same(got: Environment, want: Environment) -> None:
@@ -323,5 +363,6 @@ def _check_same(got: Environment, want: Environment) -> None:
 
 def _given_up(what: str) -> RunFault:
     return RunFault(
-        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the run"
+        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the "
+        "run"
     )

@@ -42,7 +42,6 @@ class Run:
         self.folder = folder
         self.job = job
         self.commit = commit
-        self.committed: Path | None = commit.folder if commit else None
         self._run_id = commit.manifest.run_id if commit else uuid.uuid4().hex
         self._wall_before_s = commit.manifest.wall_s if commit else 0.0
         self._started = time.monotonic()
@@ -86,16 +85,18 @@ class Run:
         if self._mlflow:
             self._mlflow.wake()
 
+    def saved(self) -> Commit | None:
+        """The newest whole commit on disk: what is left however the process ended."""
+        return self._commits.newest()
+
     def publish_adapter(self) -> None:
-        """Put the last commit's adapter where users look for it: `adapter/`."""
-        if self.committed is None:
-            return
-        target = self.folder / "adapter"
-        target.mkdir(exist_ok=True)
-        for source in sorted((self.committed / "adapter").iterdir()):
-            partial = target / f".{source.name}.partial"
-            write_synced(partial, source.read_bytes())
-            partial.replace(target / source.name)
+        """Put the newest commit's adapter where users look for it: `adapter/`."""
+        commit = self.saved()
+        for name, content in commit.files.items() if commit else ():
+            if name.startswith("adapter/"):
+                partial = self.folder / f"{name}.partial"
+                write_synced(partial, content)
+                partial.replace(self.folder / name)
 
     def end(self, status: str) -> None:
         """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
@@ -125,7 +126,7 @@ class Run:
             metrics=row,
         )
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
-        self.committed = self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+        self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
 
     def _mlflow_settings(self, uri: str) -> MlflowSettings:
         out = self.folder.resolve().parent
@@ -163,7 +164,8 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
     """A run at its newest whole commit.
 
     Raises:
-        UserError: there is no such run, nothing was committed, it is running, or the job asked for is another one.
+        UserError: there is no such run, nothing was committed, it is running, or the job asked for is
+            another one.
     """
     if not (folder / "job.yaml").is_file():
         raise UserError(
@@ -174,14 +176,15 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
         commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
         if commit is None:
             raise UserError(
-                f"{folder}: got no whole commit; nothing was trained; start again: rl-motion train {folder / 'job.yaml'}"
+                f"{folder}: got no whole commit; nothing was trained; start again: rl-motion train "
+                f"{folder / 'job.yaml'}"
             )
         _check_job(commit.manifest, job, folder)
         yield Run(folder, job, commit)
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What a run's numbers depend on, by dotted name: everything but names, places, amounts of work and records."""
+    """What a run's numbers depend on, by dotted name: all but names, places, amounts of work and records."""
     tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
     del tree["train"]["iterations"]
     return flatten(tree)
@@ -213,7 +216,8 @@ def _check_state(manifest: Manifest, snapshot: Snapshot, pool_sha256: str) -> No
     here, there = snapshot.environment, (manifest.cpu_capability, manifest.torch)
     if (here.cpu_capability, here.torch) != there:
         _log.warning(
-            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not bit for bit",
+            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not "
+            "bit for bit",
             *there,
             here.cpu_capability,
             here.torch,
@@ -256,5 +260,4 @@ def _held(folder: Path) -> Iterator[None]:
 
 def discard(run: Run) -> None:
     """Remove the folder of a run that never got as far as a commit."""
-    if run.committed is None:
-        shutil.rmtree(run.folder, ignore_errors=True)
+    shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The three kinds of worker: plain classes that run in one process under a debugger, or as Ray actors.
 
-Each makes its parts on first use, where it runs, and computes with the job's number of threads: threads change
-rounding, so they are the same on every backend.
+Each makes its parts on first use, where it runs, and computes with the job's number of threads: threads
+change rounding, so they are the same on every backend.
 
 Legend: B rows of a unit.
 """
@@ -40,8 +40,9 @@ class Environment:
 class Snapshot:
     """A learner between two iterations, as bytes: nobody but a worker needs to know what is in them.
 
-    `version` counts updates; `adapter` is the safetensors file that rollout workers load, `sha256` its checksum;
-    `state` is the learner's safetensors file; `files` is the adapter in peft's own format, by file name.
+    `version` counts updates; `adapter` is the safetensors file that rollout workers load, `sha256` its
+    checksum; `state` is the learner's safetensors file; `files` is the adapter in peft's own format, by file
+    name.
     """
 
     version: int
@@ -105,7 +106,8 @@ class RolloutWorker(Worker):
             state = safetensors.load(adapter)
             if adapter_checksum(state) != sha256:
                 raise RunFault(
-                    f"got an adapter that differs from version {version} ({sha256[:12]}) on its way to a rollout worker; "
+                    f"got an adapter that differs from version {version} ({sha256[:12]}) on its way to a "
+                    "rollout worker; "
                     "resume the run"
                 )
             self.policy.load_adapter_state(state)
@@ -168,8 +170,10 @@ class LearnerWorker(Worker):
         for trajectory in trajectories:
             if (trajectory.policy_version, trajectory.adapter_sha256) != present:
                 raise RunFault(
-                    f"unit {trajectory.unit.index}: got a trajectory of adapter version {trajectory.policy_version} "
-                    f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); resume the run"
+                    f"unit {trajectory.unit.index}: got a trajectory of adapter version "
+                    f"{trajectory.policy_version} "
+                    f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
+                    "resume the run"
                 )
         pairs = zip(trajectories, advantages, strict=True)
         metrics = self.training.learner.step(

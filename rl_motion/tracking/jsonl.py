@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per iteration, sorted keys; always written, the source of everything else that is recorded."""
+"""metrics.jsonl: one line per iteration, sorted keys; always written, the source of all other records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JsonlTracker:
         return list(_whole_rows(self.path))
 
     def read(self, offset: int) -> tuple[Metrics, int] | None:
-        """The row that starts at this byte, and where the next one starts; None where there is no whole row yet."""
+        """The row that starts at this byte, and where the next one starts; None if it is not whole yet."""
         if not self.path.exists():
             return None
         with self.path.open("rb") as file:
@@ -43,7 +43,8 @@ class JsonlTracker:
     def rewind(self, iteration: int, last: Metrics | None) -> None:
         """Make the file what it was after `iteration` iterations, `last` being the last of its rows.
 
-        A run may have died between its commit and its row, or within a row, or after rows whose commit is damaged.
+        A run may have died between its commit and its row, or within a row, or after rows whose commit is
+        damaged.
         """
         rows = {row[ITERATION]: row for row in self.rows() if row[ITERATION] < iteration}
         if last is not None:

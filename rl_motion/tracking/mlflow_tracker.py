@@ -1,8 +1,9 @@
 """MLflow beside metrics.jsonl: a background thread that follows the file and never holds training up.
 
-The file is the queue. The thread reads what is new, sends it, and moves on only once the server has it; while the server
-is away it tries again, and what is still missing when the process ends is sent by the next one, which asks the server
-which iterations it has. So nothing is lost and no step comes twice, however often a run is resumed.
+The file is the queue. The thread reads what is new, sends it, and moves on only once the server has it;
+while the server is away it tries again, and what is still missing when the process ends is sent by the next
+one, which asks the server which iterations it has. So nothing is lost and no step comes twice, however often
+a run is resumed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ KEY_TAG = "rl_motion.run_id"
 _BATCH = 900
 """Metrics per request; MLflow takes 1000."""
 _RETRY_S = (1.0, 60.0)
+"""First and longest pause between two tries."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +35,8 @@ _log = logging.getLogger(__name__)
 class MlflowSettings:
     """Where to and as what a run is recorded.
 
-    `key` names our run on the server, over all its resumes; `artifacts` is where a database without a server keeps
-    files; `params` are logged once.
+    `key` names our run on the server, over all its resumes; `artifacts` is where a database without a server
+    keeps files; `params` are logged once.
     """
 
     uri: str
@@ -67,6 +70,7 @@ class MlflowTracker:
         self._status: str | None = None
         self._warned = False
         self._wake = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -87,28 +91,28 @@ class MlflowTracker:
         """
         self._files |= files
         self._status = status
+        self._ending.set()
         self._wake.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        delay_s: float | None = 0.0
+        delay_s = _RETRY_S[0]
         while True:
-            self._wake.wait(delay_s)
-            self._wake.clear()
             closing = self._status
             try:
                 self._send(closing)
             except Exception as error:
                 self._warn(error)
-                delay_s = min(max(2 * (delay_s or 0.0), _RETRY_S[0]), _RETRY_S[1])
-                if closing is None:
-                    # New rows do not hurry a server that is away; the end of the run does.
-                    threading.Event().wait(min(delay_s, 5.0))
-            else:
-                if closing is not None:
-                    return
-                delay_s = None
+                # New rows do not hurry a server that is away; only the end of the run does, once.
+                (time.sleep if closing else self._ending.wait)(delay_s)
+                delay_s = min(2 * delay_s, _RETRY_S[1])
+                continue
+            if closing is not None:
+                return
+            delay_s = _RETRY_S[0]
+            self._wake.wait()
+            self._wake.clear()
 
     def _send(self, closing: str | None) -> None:
         """Everything that the server does not have yet; raises whatever mlflow raises."""
@@ -131,7 +135,8 @@ class MlflowTracker:
     def _log_row(client: MlflowClient, run_id: str, row: Metrics) -> None:
         from mlflow.entities import Metric
 
-        # The row's own time: a row sent twice, because the answer was lost, is one and the same row to MLflow.
+        # The row's own time: a row sent twice, because the answer was lost, is one and the same row to
+        # MLflow.
         when, step = int(row[TIME]), int(row[ITERATION])
         metrics = [Metric(name, value, when, step) for name, value in sorted(row.items())]
         # `iteration` goes last and alone: it says that the row is there.
@@ -171,7 +176,8 @@ class MlflowTracker:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "MLflow at %s does not answer (%s); training goes on, metrics.jsonl has everything, and MLflow "
+                "MLflow at %s does not answer (%s); training goes on, metrics.jsonl has everything, and "
+                "MLflow "
                 "gets it once it is back",
                 self._settings.uri,
                 " ".join(str(error).split())[:200],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rl_motion.config import Job, RunFault
 from rl_motion.runtime import frontend
 from tests import fakes
-from tests.fakes import toy_job
+from tests.fakes import result, rows, toy_job
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +22,6 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(job: Job, out: Path) -> Path:
     return frontend.start(job, out, Console(file=io.StringIO())).folder
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-
-
-def result(folder: Path) -> tuple[bytes, list[dict[str, float]]]:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes(), rows(folder)
 
 
 def test_the_toy_learns(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from rich.console import Console
 from rl_motion.config import Job, UserError
 from rl_motion.runtime import frontend, run
 from tests import fakes
-from tests.fakes import toy_job
-from tests.integration.test_backends import result, rows
+from tests.fakes import result, rows, toy_job
 
 QUIET = Console(file=io.StringIO())
 
@@ -104,7 +103,9 @@ def test_control_a_learner_without_its_moments_differs(
     assert result(resume(folder))[0] != straight[0]
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
+def test_a_finished_run_can_be_made_longer(
+    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
+) -> None:
     folder = frontend.start(toy_job(iterations=2), tmp_path, QUIET).folder
     assert result(resume(folder, "train.iterations=4")) == straight
     assert "iterations: 4" in (folder / "job.yaml").read_text()

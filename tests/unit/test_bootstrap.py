@@ -12,8 +12,8 @@ def width(estimate):
 
 
 def test_two_prompts_have_the_three_means_that_can_be_drawn():
-    # Draws of two prompts out of two: (a, a) 1/4, (a, b) 1/2, (b, b) 1/4; so 2.5 % and 97.5 % are the
-    extremes.estimate = bootstrap_mean([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"], seed=0)
+    # Draws of two out of two: (a, a) 1/4, (a, b) 1/2, (b, b) 1/4; 2.5 % and 97.5 % are the extremes.
+    estimate = bootstrap_mean([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"], seed=0)
     assert (estimate.value, estimate.low, estimate.high, estimate.n) == (0.5, 0.0, 1.0, 4)
 
 
@@ -43,7 +43,7 @@ def test_seeded_and_independent_of_the_order_of_rows():
 
 
 def test_samples_that_all_agree_within_a_prompt_count_once():
-    """Correlation 1 within a prompt: as if each prompt had one sample; rows as clusters would be half as wide."""
+    """Correlation 1 within a prompt: as if each had one sample; rows as clusters would be half as wide."""
     values_P = np.random.default_rng(1).normal(size=40)
     names_P = [f"{index:02d}" for index in range(40)]
     rows, names = values_P.repeat(4), [name for name in names_P for _ in range(4)]

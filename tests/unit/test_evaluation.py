@@ -1,4 +1,4 @@
-"""Which prompts are drawn, how arms are paired, what is measured: with policies whose motion is known in advance."""
+"""Which prompts are drawn, how arms are paired, what is measured: with policies whose motion is known."""
 
 import zlib
 from dataclasses import replace
@@ -187,6 +187,25 @@ def test_arms_must_be_the_same_policy():
         run(tuned=other)
     with pytest.raises(ValueError, match="at least"):
         evaluate(JOB, {"base": other}, bench())
+
+
+def test_the_adapter_on_variant_is_measured_beside_tuned_where_the_policy_has_one():
+    class Frozen(FakePolicy):
+        def adapter_to_the_end(self, trajectory):
+            return replace(trajectory, x0_BFD=2 * trajectory.x0_BFD)
+
+    result = run(base=Frozen(1.0, "a"), tuned=Frozen(3.0, "b"))
+    assert result.arms == ["base", "tuned", "adapter_on"]
+    on, off = result.of("train", "adapter_on"), result.of("train", "tuned")
+    assert [r.diversity for r in on] == pytest.approx([2 * r.diversity for r in off], rel=1e-3)
+    assert set(result.shown[0].joints_by_arm) == {"base", "tuned"}
+
+    class Stop(FakePolicy):
+        def adapter_to_the_end(self, trajectory):
+            return None
+
+    assert run(tuned=Stop(3.0, "b")).arms == ["base", "tuned"]
+    assert run().arms == ["base", "tuned"]
 
 
 # --- what is measured ------------------------------------------------------------

@@ -215,6 +215,23 @@ def test_a_frozen_last_call_ignores_the_adapter_and_stop_has_none() -> None:
     assert torch.equal(sampled.x0_BFD, sampled.latents_BTFD[:, 4] / alpha)
 
 
+def test_adapter_to_the_end_changes_the_last_call_alone() -> None:
+    policy, _ = toy_policy(PolicyConfig(steps=4))
+    trajectory = policy.rollout(toy_unit())
+    finished = policy.adapter_to_the_end(trajectory)
+    assert finished is not None
+    assert finished.latents_BTFD is trajectory.latents_BTFD
+    assert not torch.equal(finished.x0_BFD, trajectory.x0_BFD)
+    # Negative control: where the adapter does nothing, so does the variant.
+    base, _ = toy_policy(PolicyConfig(steps=4), adapter_scale=0.0)
+    sampled = base.rollout(toy_unit())
+    same = base.adapter_to_the_end(sampled)
+    assert same is not None and torch.equal(same.x0_BFD, sampled.x0_BFD)
+
+    stop, _ = toy_policy(PolicyConfig(steps=4, last_step="stop"))
+    assert stop.adapter_to_the_end(stop.rollout(toy_unit())) is None
+
+
 def test_landing_is_reported() -> None:
     frozen, _ = toy_policy(PolicyConfig())
     stop, _ = toy_policy(PolicyConfig(last_step="stop"))

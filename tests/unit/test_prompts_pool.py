@@ -1,4 +1,4 @@
-"""The pool: which prompts an iteration gets follows from (seed, iteration) alone, exactly in proportion, no repeats."""
+"""The pool: prompts follow from (seed, iteration) alone, exactly in proportion, without repeats."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_an_iteration_does_not_depend_on_the_ones_before() -> None:
     in_order = [made[0].draw(i, sizes(8, 4)) for i in range(9)]
     backwards = [made[1].draw(i, sizes(8, 4)) for i in reversed(range(9))]
     assert in_order == backwards[::-1]
-    assert in_order != [PromptPool({"a": some("a", 30)}, {"a": 1.0}, seed=4).draw(i, sizes(8, 4)) for i in range(9)]
+    assert in_order != [
+        PromptPool({"a": some("a", 30)}, {"a": 1.0}, seed=4).draw(i, sizes(8, 4)) for i in range(9)
+    ]
 
 
 @given(
@@ -76,7 +78,10 @@ def test_sources_are_interleaved() -> None:
 
 def test_units_carry_what_keys_their_noise() -> None:
     units = PromptPool({"a": some("a", 8)}, {"a": 1.0}, seed=5).draw(7, sizes(4, 2))
-    assert [(unit.seed, unit.iteration, unit.index, unit.batch) for unit in units] == [(5, 7, 0, 4), (5, 7, 1, 4)]
+    assert [(unit.seed, unit.iteration, unit.index, unit.batch) for unit in units] == [
+        (5, 7, 0, 4),
+        (5, 7, 1, 4),
+    ]
 
 
 def test_hash_follows_content() -> None:
@@ -91,7 +96,7 @@ def test_what_cannot_be_served_is_refused() -> None:
     with pytest.raises(UserError, match="got 3 different prompts in 'a'; want 8"):
         few.draw(0, sizes(8))
     light = PromptPool({"a": some("a", 9), "b": some("b", 9)}, {"a": 1.0, "b": 0.01}, seed=0)
-    with pytest.raises(UserError, match="'b' with weight 0.01 gets none"):
+    with pytest.raises(UserError, match=r"'b' with weight 0\.01 gets none"):
         light.check(sizes(8))
     with pytest.raises(UserError, match="weights"):
         PromptPool({"a": some("a", 3)}, {}, seed=0)

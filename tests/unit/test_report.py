@@ -1,6 +1,7 @@
 """The report: its contract, what it warns of, how it is written, and the page."""
 
 import json
+import math
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from rl_motion.config import EvaluationConfig, Job, SentinelsConfig
 from rl_motion.evaluation import report as report_module
-from rl_motion.evaluation.charts import MOST_CURVES, curves
+from rl_motion.evaluation.charts import curves
 from rl_motion.evaluation.evaluate import Evaluation, Record, Shown
 from rl_motion.evaluation.format import interval, number
 from rl_motion.evaluation.page import render
@@ -18,7 +19,6 @@ from rl_motion.evaluation.report import (
     before_after_table,
     build_report,
     evaluate_run,
-    read_metrics,
     write_text,
 )
 from rl_motion.evaluation.selection import SPLITS
@@ -186,12 +186,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == "first"
 
 
-def test_metrics_survive_a_line_that_a_crash_cut(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "reward": 1}\n{"iteration": 1, "rew')
-    assert read_metrics(tmp_path) == [{"iteration": 0, "reward": 1}]
-    assert read_metrics(tmp_path / "nowhere") == []
-
-
 def test_a_run_gets_both_files(tmp_path, monkeypatch):
     monkeypatch.setattr(report_module, "evaluate", lambda job, policies, bench: evaluation())
     report = evaluate_run(JOB, tmp_path, {}, wall_s=1.0, bench=object())
@@ -234,7 +228,10 @@ def page(**changes):
             {"base": False, "tuned": True},
         )
     ]
-    lines = [{"iteration": i, "reward/total": 0.1 * i, "ddpo/kl": 0.01 * i, "note": "x"} for i in range(5)]
+    lines = [
+        {"iteration": i, "reward/total": 0.1 * i, "policy/kl": 0.01 * i, "learner/rows": 4.0}
+        for i in range(5)
+    ]
     return render(build(**changes), shown, metrics=lines)
 
 
@@ -257,7 +254,7 @@ def test_foreign_text_is_escaped():
 
 def test_page_says_what_it_shows():
     text = page(jerk=2.0)
-    for words in ("ddpo/kl", "reward/total", "wave", "95 %", "more than 1.5 times", "none was picked"):
+    for words in ("policy/kl", "reward/total", "wave", "95 %", "more than 1.5 times", "none was picked"):
         assert words in text
 
 
@@ -268,10 +265,13 @@ def test_a_viewer_that_changed_its_page_is_noticed(monkeypatch):
 
 
 def test_curves_are_the_finite_values_of_the_metrics_that_matter():
-    lines = [
-        {"iteration": i, "metrics": {"reward": i, "kl": float("nan") if i else 1.0, "loss/x": i}}
+    rows = [
+        {
+            "iteration": float(i),
+            "reward/total": 2.0 * i,
+            "policy/kl": math.nan if i else 1.0,
+            "policy/kl_s01": 1.0,
+        }
         for i in range(3)
     ]
-    assert curves(lines) == {"reward": [(0, 0), (1, 1), (2, 2)]}
-    many = [{f"{name}/kl": 1.0 for name in "abcdefghij"} for _ in range(2)]
-    assert len(curves(many)) == MOST_CURVES
+    assert curves(rows) == {"reward/total": [(0, 0), (1, 2), (2, 4)]}

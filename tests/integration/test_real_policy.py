@@ -1,0 +1,111 @@
+"""A real denoiser, LoRA through peft and the real learner: local and Ray agree bit for bit, and so does a resume."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from rl_motion.cli import app
+from rl_motion.config import Job
+from rl_motion.runtime import frontend
+from tests import fakes
+from tests.fakes import result
+
+FEATURES = 263
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untrained checkpoint of the project's own form, whose zero is a person standing."""
+    from rl_motion.config import ScheduleConfig
+    from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
+    from rl_motion.models.text import TinyBertConfig, create_tiny_bert
+    from rl_motion.models.zoo import CheckpointConfig, network_shape, save_checkpoint
+
+    folder = tmp_path_factory.mktemp("model")
+    create_tiny_bert(["a person does thing number 1 2 3"], folder / "text", TinyBertConfig(hidden=16, layers=1))
+    torch.manual_seed(0)
+    shape = MDMConfig(
+        latent_dim=16, ff_size=32, num_layers=2, num_heads=2, text_dim=16, mask_frames=True, pos_embed_max_len=60
+    )
+    network = MDM(shape)
+    config = CheckpointConfig(
+        kind="mdm", network=network_shape(network), text_encoder="text", schedule=ScheduleConfig()
+    )
+    space = MotionSpace(torch.zeros(FEATURES), torch.ones(FEATURES))
+    save_checkpoint(folder / "mdm", network, config, space)
+    return folder / "mdm"
+
+
+def job_for(model: Path, **runtime: object) -> Job:
+    base = fakes.toy_job(str(model), iterations=2, **{"threads": 2, **runtime})
+    return base.model_copy(update={"policy": base.policy.model_copy(update={"steps": 4})})
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_local_ray_and_resume_agree(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend, "MEANS", fakes.REAL_POLICY)
+    quiet = Console(file=io.StringIO())
+    local = frontend.start(job_for(model), tmp_path, quiet).folder
+    remote = frontend.start(job_for(model, backend="ray", rollout_workers=2), tmp_path, quiet).folder
+    assert result(remote) == result(local)
+    half = job_for(model)
+    half = half.model_copy(update={"train": half.train.model_copy(update={"iterations": 1})})
+    resumed = frontend.start(half, tmp_path, quiet).folder
+    assert result(resumed)[0] != result(local)[0]
+    frontend.resume(resumed, ["train.iterations=2", "runtime.backend=ray"], quiet)
+    assert result(resumed) == result(local)
+
+
+def test_sample_writes_a_page_and_an_array(model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "made" / "page.html"
+    command = ["sample", "--model", model, "--prompt", "a person walks", "--prompt", "one <b>jumps</b>"]
+    ended = CliRunner().invoke(app, [*map(str, command), "--samples", "2", "--length", "12", "--out", str(page)])
+    assert ended.exit_code == 0, ended.output
+    assert str(page) in ended.output
+    joints_BFJ3 = np.load(page.with_suffix(".npy"), allow_pickle=False)
+    assert joints_BFJ3.shape == (4, 12, 22, 3)
+    html = page.read_text()
+    assert "a person walks" in html
+    assert "<b>jumps" not in html
+
+
+def test_sample_refuses_what_is_no_adapter(model: Path, tmp_path: Path) -> None:
+    command = ["sample", "--model", str(model), "--prompt", "a walk", "--adapter", str(tmp_path)]
+    ended = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "page.html")])
+    assert ended.exit_code == 2
+    assert "adapter" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "word"), [("model.name=mdm-nowhere", "mdm-nowhere"), ("rewards=[{name: nope}]", "'nope'")]
+)
+def test_unknown_parts_are_refused_before_anything_starts(
+    model: Path, tmp_path: Path, override: str, word: str
+) -> None:
+    from rl_motion.config.load import dump_job
+
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_job(job_for(model, backend="ray")))
+    ended = CliRunner().invoke(app, ["train", str(path), "--set", override, "--out", str(tmp_path / "out")])
+    assert ended.exit_code == 2
+    assert word in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_metrics_are_json(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontend, "MEANS", fakes.REAL_POLICY)
+    folder = frontend.start(job_for(model, threads=1), tmp_path, Console(file=io.StringIO())).folder
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    wanted = {"reward/total", "reward/near", "policy/kl", "policy/clip_fraction", "time/rollout_s", "reward/count"}
+    assert wanted <= rows[0].keys()
+    assert rows[0]["policy/kl"] == 0.0 < rows[1]["policy/kl"]

@@ -1,0 +1,165 @@
+"""metrics.jsonl has everything, always; MLflow gets all of it once, however often it was away."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl_motion.tracking import mlflow_tracker
+from rl_motion.tracking.jsonl import JsonlTracker
+from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
+
+
+def row(iteration: int, when: int = 0) -> dict[str, float]:
+    values = {f"policy/kl_s{n:02d}": 0.1 * n for n in range(3)}
+    return {"iteration": float(iteration), "time/unix_ms": float(1000 + iteration + when), **values}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> JsonlTracker:
+    return JsonlTracker(tmp_path / "metrics.jsonl")
+
+
+def test_lines_are_sorted_and_read_back(rows: JsonlTracker) -> None:
+    for iteration in range(3):
+        rows.append(row(iteration))
+    assert rows.rows() == [row(0), row(1), row(2)]
+    line = rows.path.read_text().splitlines()[0]
+    assert line == json.dumps(json.loads(line), sort_keys=True)
+
+
+def test_rewind_mends_what_a_crash_left(rows: JsonlTracker) -> None:
+    for iteration in range(4):
+        rows.append(row(iteration))
+    with rows.path.open("ab") as file:
+        file.write(b'{"iteration": 4, "ti')
+    rows.rewind(3, row(2))
+    assert rows.rows() == [row(0), row(1), row(2)]
+    rows.rewind(4, row(3))  # the commit is there, the row is not
+    assert rows.rows() == [row(0), row(1), row(2), row(3)]
+    rows.rewind(0, None)
+    assert rows.rows() == []
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e/é*": None}) == {
+        "a.b": "1",
+        "a.c.d": "[1, 2]",
+        "e/é_": "None",
+    }
+
+
+class FakeMlflow:
+    """Stands in for the server: keeps what arrives, and is away as long as `away` says so."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, set[str]]] = []
+        self.away = 0
+        self.lose_answers = 0
+        self.closed: list[str] = []
+        self.artifacts: list[str] = []
+
+    def history(self) -> list[int]:
+        return [step for step, names in self.rows if "iteration" in names]
+
+    def log_batch(self, run_id: str, metrics: Any) -> None:
+        if self.away:
+            self.away -= 1
+            raise ConnectionError("no server")
+        self.rows.append((metrics[0].step, {metric.key for metric in metrics}))
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise ConnectionError("no answer")
+
+    def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
+        self.artifacts.append(Path(path).name)
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self.closed.append(status)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
+    fake = FakeMlflow()
+
+    def connect(self: MlflowTracker) -> FakeMlflow:
+        self.run_id, self._sent, self._client = "id", set(fake.history()), fake  # type: ignore[assignment]
+        return fake
+
+    monkeypatch.setattr(MlflowTracker, "_connect", connect)
+    monkeypatch.setattr(mlflow_tracker, "_RETRY_S", (0.01, 0.02))
+    return fake
+
+
+def settings(tmp_path: Path, uri: str = "http://127.0.0.1:9") -> MlflowSettings:
+    return MlflowSettings(uri, "e", "run", "key", tmp_path / "art", {"train.seed": "0"}, {"tag": "t"})
+
+
+def test_a_server_that_is_away_gets_everything_later(
+    tmp_path: Path, rows: JsonlTracker, server: FakeMlflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.away = 5
+    tracker = MlflowTracker(settings(tmp_path), rows, {})
+    for iteration in range(20):
+        rows.append(row(iteration))
+        tracker.wake()
+    assert tracker.finish("FINISHED", {"": rows.path}, 20)
+    assert server.history() == list(range(20))
+    assert server.closed == ["FINISHED"]
+    assert server.artifacts == ["metrics.jsonl"]
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_a_lost_answer_gives_no_second_row(tmp_path: Path, rows: JsonlTracker, server: FakeMlflow) -> None:
+    """The metrics come twice with one timestamp, which MLflow takes as one; the step counts once."""
+    server.lose_answers = 1
+    rows.append(row(0))
+    assert MlflowTracker(settings(tmp_path), rows, {}).finish("FINISHED", {}, 20)
+    assert server.history() == [0]
+
+
+def test_training_never_waits(tmp_path: Path, rows: JsonlTracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(MlflowTracker, "_connect", lambda self: release.wait(30))
+    tracker = MlflowTracker(settings(tmp_path), rows, {})
+    began = time.monotonic()
+    for iteration in range(50):
+        rows.append(row(iteration))
+        tracker.wake()
+    assert time.monotonic() - began < 5
+    assert not tracker.finish("FINISHED", {}, 0.05)
+    release.set()
+
+
+@pytest.mark.slow
+def test_real_mlflow_over_two_processes_of_one_run(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    rows = JsonlTracker(tmp_path / "metrics.jsonl")
+    for iteration in range(3):
+        rows.append(row(iteration))
+    first = MlflowTracker(settings(tmp_path, uri), rows, {})
+    assert first.finish("KILLED", {}, 120)
+    rows.rewind(2, row(1))  # the last commit was damaged: iteration 2 is made again, at another time
+    for iteration in range(2, 5):
+        rows.append(row(iteration, when=777))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "weights").write_bytes(b"w")
+    again = MlflowTracker(settings(tmp_path, uri), rows, {})
+    assert again.finish("FINISHED", {"adapter": tmp_path / "adapter"}, 120)
+    assert first.run_id == again.run_id is not None
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train.seed": "0"}
+    for name in ("iteration", "policy/kl_s02"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == [0, 1, 2, 3, 4]
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "adapter")] == ["adapter/weights"]
+    assert (tmp_path / "art").is_dir()
