@@ -27,9 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A YAML file, or the name of a packaged job.")
-]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A YAML file, or the name of a packaged job.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one key of the job; repeatable.")
 ]
@@ -45,9 +43,7 @@ def demo(out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption =
 
 
 @app.command()
-def train(
-    job: JobArgument, out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption = None
-) -> None:
+def train(job: JobArgument, out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption = None) -> None:
     """Run a job: train, evaluate, report."""
     with _guarded():
         from rl_motion.config.load import load_job
@@ -73,15 +69,9 @@ def resume(
 @app.command()
 def sample(  # noqa: PLR0913, PLR0917 - options
     prompt: Annotated[list[str], typer.Option(help="What the motion shall be; repeatable.")],
-    model: Annotated[
-        str | None, typer.Option(help="A model's name or directory; default: the adapter's.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A run's adapter/; default: none.")
-    ] = None,
-    length: Annotated[
-        int | None, typer.Option(help="Frames; default: the job's prompts.default_length.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="A model's name or directory; default: the adapter's.")] = None,
+    adapter: Annotated[Path | None, typer.Option(metavar="DIR", help="A run's adapter/; default: none.")] = None,
+    length: Annotated[int | None, typer.Option(help="Frames; default: the job's prompts.default_length.")] = None,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Motions per prompt.")] = 1,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("sample.html"),
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,

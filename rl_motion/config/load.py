@@ -78,9 +78,7 @@ def find_job(source: str | Path) -> Path:
         return packaged[str(source)]
     near = difflib.get_close_matches(str(source), packaged, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "check the path"
-    raise UserError(
-        f"got JOB={str(source)!r}, which is no file; want a YAML file or one of {sorted(packaged)}; {hint}"
-    )
+    raise UserError(f"got JOB={str(source)!r}, which is no file; want a YAML file or one of {sorted(packaged)}; {hint}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -91,9 +89,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: got bytes that are not UTF-8 (at {error.start}); save it as UTF-8"
-        ) from None
+        raise UserError(f"{path}: got bytes that are not UTF-8 (at {error.start}); save it as UTF-8") from None
     except yaml.constructor.ConstructorError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(
@@ -106,9 +102,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         raise UserError(f"{path}: got an empty file; want a mapping of job keys; start with `name: my-run`")
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: got a {type(tree).__name__}; want a mapping of job keys such as `name: my-run`"
-        )
+        raise UserError(f"{path}: got a {type(tree).__name__}; want a mapping of job keys such as `name: my-run`")
     return tree
 
 
@@ -126,9 +120,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if not isinstance(node, (list, dict)):
-            raise UserError(
-                f"got --set {override!r}; want a key, but {where!r} is the value {node!r}; set {where}=..."
-            )
+            raise UserError(f"got --set {override!r}; want a key, but {where!r} is the value {node!r}; set {where}=...")
         slot: Any = _index(node, part, where, override) if isinstance(node, list) else part
         if depth == len(parts) - 1:
             node[slot] = value
@@ -141,8 +133,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _index(node: list[Any], part: str, where: str, override: str) -> int:
     if not part.isdecimal() or int(part) >= len(node):
         raise UserError(
-            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the "
-            "whole list"
+            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the whole list"
         )
     return int(part)
 

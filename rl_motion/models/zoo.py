@@ -19,15 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.models.layers import check_statistics
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser, MotionSpace
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-DENOISERS: dict[str, tuple[type[MDM], type[MDMConfig], type[MDMDenoiser]]] = {
-    "mdm": (MDM, MDMConfig, MDMDenoiser)
-}
+DENOISERS: dict[str, tuple[type[MDM], type[MDMConfig], type[MDMDenoiser]]] = {"mdm": (MDM, MDMConfig, MDMDenoiser)}
 """Motion models by kind: the network, its shape, and its face towards policies. A new one is a line here."""
 RETRIEVAL: dict[str, tuple[type[TMR], type[TMRConfig]]] = {"tmr": (TMR, TMRConfig)}
 """Retrieval models by kind: the network and its shape."""
@@ -66,15 +65,13 @@ def locate(name_or_dir: str | Path, kinds: Collection[str]) -> Path:
     path = ZOO / given if given in known else Path(given)
     if not (path / "config.json").is_file():
         raise UserError(
-            f"got the {' or '.join(kinds)} checkpoint {given!r}, which is neither packaged nor a directory with a config.json; "
-            f"want one of {', '.join(known) or '(none packaged)'} or a path; check the spelling"
+            f"got the {' or '.join(kinds)} checkpoint {given!r}, which is neither packaged nor a directory with a "
+            f"config.json; want one of {', '.join(known) or '(none packaged)'} or a path; check the spelling"
         )
     return path
 
 
-def save_checkpoint(
-    directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace
-) -> None:
+def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace) -> None:
     """Write a checkpoint directory (without its model card)."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
@@ -99,10 +96,8 @@ def load_denoiser(name_or_dir: str | Path) -> MDMDenoiser:
     network_class, shape_class, denoiser_class = DENOISERS[config.kind]
     network = _network(path, tensors, lambda: network_class(shape_class(**config.network)))
     if config.schedule is None:
-        raise UserError(
-            f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training"
-        )
-    text_encoder = TextEncoder(_text_dir(path, config))
+        raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
+    text_encoder = _text_encoder(path, config)
     denoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
     return denoiser.eval().requires_grad_(False)
 
@@ -142,16 +137,20 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     network_class, shape_class = RETRIEVAL[config.kind]
     network = _network(path, tensors, lambda: network_class(shape_class(**config.network)))
     scorer = TMRScorer(network, mean_D=space.mean_D, std_D=space.std_D).eval().requires_grad_(False)
-    return RetrievalModel(scorer, TextEncoder(_text_dir(path, config)), config)
+    return RetrievalModel(scorer, _text_encoder(path, config), config)
 
 
-def _text_dir(path: Path, config: CheckpointConfig) -> Path:
-    if Path(config.text_encoder).name != config.text_encoder:
+def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
+    if config.text_encoder in ("", ".", "..") or Path(config.text_encoder).name != config.text_encoder:
         raise UserError(
             f"got text_encoder {config.text_encoder!r} in {path / 'config.json'}; want the name of a directory "
             "beside the checkpoint's; move it there"
         )
-    return path.parent / config.text_encoder
+    directory = path.parent / config.text_encoder
+    try:
+        return TextEncoder(directory)
+    except FileNotFoundError as error:
+        raise _broken(path, error) from error
 
 
 def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[str, Tensor], MotionSpace]:
@@ -164,7 +163,8 @@ def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[st
             )
         tensors = load_file(path / "model.safetensors")
         space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
-    except (OSError, SafetensorError, ValidationError, UnicodeDecodeError, KeyError) as error:
+        check_statistics(space.mean_D, space.std_D, int(config.network["features"]))
+    except (OSError, SafetensorError, ValidationError, ValueError, TypeError, KeyError) as error:
         raise _broken(path, error) from error
     return config, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, space
 

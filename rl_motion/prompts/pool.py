@@ -26,9 +26,7 @@ class PromptPool:
     no cursor to save: an iteration's units follow from its number.
     """
 
-    def __init__(
-        self, sources: Mapping[str, Sequence[Prompt]], weights: Mapping[str, float], seed: int
-    ) -> None:
+    def __init__(self, sources: Mapping[str, Sequence[Prompt]], weights: Mapping[str, float], seed: int) -> None:
         """A prompt that several sources share belongs to the first of them.
 
         Args:
@@ -50,9 +48,7 @@ class PromptPool:
         for name, prompts in sources.items():
             unique = {prompt.id: prompt for prompt in prompts if prompt.id not in seen}
             if not unique:
-                raise UserError(
-                    f"prompts.sources: got no prompt of its own in {name!r}; want some; add or remove it"
-                )
+                raise UserError(f"prompts.sources: got no prompt of its own in {name!r}; want some; add or remove it")
             seen |= unique.keys()
             self._sources[name] = list(unique.values())
         self._weights = dict(weights)
@@ -125,9 +121,7 @@ class PromptPool:
         # Philox: the one numpy generator whose stream is fixed by its key alone, on every platform and
         # version.
         order = (
-            np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
-            .random(len(prompts))
-            .argsort()
+            np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(len(prompts)).argsort()
         )
         return [prompts[i] for i in order[turn * count : (turn + 1) * count]]
 
@@ -155,9 +149,7 @@ def make_prompt(text: str, length: int) -> Prompt:
             "shorten or retype it"
         )
     if not 1 <= length <= MAX_FRAMES:
-        raise UserError(
-            f"got a length of {length} frames for {clean[:60]!r}; want 1 to {MAX_FRAMES}; change it"
-        )
+        raise UserError(f"got a length of {length} frames for {clean[:60]!r}; want 1 to {MAX_FRAMES}; change it")
     return Prompt(id=prompt_id(clean, length), text=clean, length=length)
 
 

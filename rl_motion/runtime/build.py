@@ -82,9 +82,7 @@ def build_training(job: Job) -> Training:
 
     policy, peft_model = _adapted(job)
     learner = Learner(policy, build_algorithm(job), job.train)
-    return Training(
-        policy, learner, lambda folder: save_adapter(peft_model, folder, base_model_name=job.model.name)
-    )
+    return Training(policy, learner, lambda folder: save_adapter(peft_model, folder, base_model_name=job.model.name))
 
 
 def build_pool(job: Job) -> PromptPool:
@@ -111,9 +109,7 @@ def check_job(job: Job) -> None:
     locate(job.model.name, DENOISERS)
     for reward in job.rewards:
         if reward.name not in REWARDS:
-            raise UserError(
-                f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job"
-            )
+            raise UserError(f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job")
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,6 @@ def _explained(held: run.Run) -> Iterator[None]:
             error.add_note("nothing was trained yet, and no run folder is kept")
         else:
             held.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            error.add_note(
-                f"saved: {commit.manifest.iteration} iterations and their adapter in {held.folder}"
-            )
+            error.add_note(f"saved: {commit.manifest.iteration} iterations and their adapter in {held.folder}")
             error.add_note(f"resume: rl-motion resume {held.folder}")
         raise

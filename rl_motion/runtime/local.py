@@ -33,9 +33,7 @@ class LocalBackend:
 
     def rollout(self, units: Sequence[Unit], snapshot: Snapshot) -> list[Trajectory]:
         """Sample every unit with this adapter."""
-        return [
-            self._rollout.sample(snapshot.version, snapshot.sha256, snapshot.adapter, unit) for unit in units
-        ]
+        return [self._rollout.sample(snapshot.version, snapshot.sha256, snapshot.adapter, unit) for unit in units]
 
     def score(self, trajectories: list[Trajectory]) -> list[Scored]:
         """Rewards of every trajectory, in the same order."""

@@ -72,9 +72,7 @@ class RolloutActor(RolloutWorker):
     """A rollout worker whose caller can see that it is done without receiving the trajectory."""
 
     @ray.method(num_returns=2)
-    def sample_apart(
-        self, version: int, sha256: str, adapter: bytes, unit: Unit
-    ) -> tuple[Environment, Trajectory]:
+    def sample_apart(self, version: int, sha256: str, adapter: bytes, unit: Unit) -> tuple[Environment, Trajectory]:
         """Where the unit was sampled, and its trajectory, as two objects."""
         return self.environment(), self.sample(version, sha256, adapter, unit)
 
@@ -191,9 +189,7 @@ class RayBackend:
         for _ in range(ATTEMPTS):
             learner = self._learner.actors[0]
             try:
-                learned: Learned = _get(
-                    learner.learn.remote(list(advantages), *(held.ref for held in trajectories))
-                )
+                learned: Learned = _get(learner.learn.remote(list(advantages), *(held.ref for held in trajectories)))
             except SystemFault as fault:
                 if fault.lost:
                     self._sample_again(trajectories, fault)
@@ -264,14 +260,10 @@ def _spawner(kind: type, job: Job, workshop: Workshop, role: str) -> Callable[[]
     """How to start one actor of this kind: on nodes with the custom resource `role`, where there are any."""
     cluster = _resources()
     workers = job.runtime.rollout_workers + job.runtime.reward_workers + 1
-    wanted = job.runtime.threads
-    # Claim what is used where the cluster has it; a fair share where it has not: fewer cores change the
-    # speed alone.
-    cpus = (
-        wanted
-        if wanted * workers <= cluster.get("CPU", 0)
-        else int(cluster.get("CPU", 0) / workers * 100) / 100
-    )
+    cores, wanted = cluster.get("CPU", 0.0), job.runtime.threads
+    # Claim what is used where the cluster has it, or has yet to grow; a fair share of it where it is too small,
+    # since fewer cores change the speed alone.
+    cpus = wanted if cores == 0 or wanted * workers <= cores else int(cores / workers * 100) / 100
     options: dict[str, Any] = {
         "num_cpus": cpus if cpus < 1 else int(cpus),
         "scheduling_strategy": "SPREAD",
@@ -363,6 +355,5 @@ def _check_same(got: Environment, want: Environment) -> None:
 
 def _given_up(what: str) -> RunFault:
     return RunFault(
-        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the "
-        "run"
+        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the run"
     )

@@ -106,9 +106,7 @@ class Run:
         names = {"report": "report.html", "report.json": "report.json", "adapter": "adapter"}
         files = {key: self.folder / name for key, name in names.items() if (self.folder / name).exists()}
         if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
-            _log.warning(
-                "MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder
-            )
+            _log.warning("MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder)
 
     def _write(self, snapshot: Snapshot, row: Metrics | None) -> None:
         environment = snapshot.environment
@@ -152,9 +150,7 @@ def create(job: Job, out: Path) -> Iterator[Run]:
         out.mkdir(parents=True, exist_ok=True)
         folder = _fresh(out, job.name)
     except OSError as error:
-        raise UserError(
-            f"got --out {out}, where no folder can be made ({error.strerror}); choose another"
-        ) from None
+        raise UserError(f"got --out {out}, where no folder can be made ({error.strerror}); choose another") from None
     with _held(folder):
         yield Run(folder, job)
 
@@ -168,9 +164,7 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
             another one.
     """
     if not (folder / "job.yaml").is_file():
-        raise UserError(
-            f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder, such as runs/demo"
-        )
+        raise UserError(f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder, such as runs/demo")
     job = load_job(folder / "job.yaml", overrides)
     with _held(folder):
         commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
@@ -216,8 +210,7 @@ def _check_state(manifest: Manifest, snapshot: Snapshot, pool_sha256: str) -> No
     here, there = snapshot.environment, (manifest.cpu_capability, manifest.torch)
     if (here.cpu_capability, here.torch) != there:
         _log.warning(
-            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not "
-            "bit for bit",
+            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not bit for bit",
             *there,
             here.cpu_capability,
             here.torch,
@@ -247,9 +240,7 @@ def _held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process is working on this run; wait for it or end it"
-            ) from None
+            raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
         logger.addHandler(handler)
         yield
     finally:

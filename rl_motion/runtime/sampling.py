@@ -45,9 +45,7 @@ def job_of(adapter: Path | None, model: str | None) -> Job:
     return job
 
 
-def sample_page(
-    policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, page: Path
-) -> Path:
+def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, page: Path) -> Path:
     """Sample every prompt and write an HTML page of moving skeletons, with a NumPy file beside it.
 
     Args:
@@ -84,7 +82,5 @@ def sample_page(
         page.write_text(motion_page("Samples", rows, f"seed {seed}"), encoding="utf-8")
         np.save(array, joints_BFJ3, allow_pickle=False)
     except OSError as error:
-        raise UserError(
-            f"got --out {page}, which cannot be written ({error.strerror}); choose another"
-        ) from None
+        raise UserError(f"got --out {page}, which cannot be written ({error.strerror}); choose another") from None
     return array

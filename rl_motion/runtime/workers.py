@@ -176,9 +176,7 @@ class LearnerWorker(Worker):
                     "resume the run"
                 )
         pairs = zip(trajectories, advantages, strict=True)
-        metrics = self.training.learner.step(
-            [Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs]
-        )
+        metrics = self.training.learner.step([Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs])
         self._version += 1
         return Learned(self._snapshot(), metrics)
 

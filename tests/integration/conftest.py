@@ -8,10 +8,18 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A cluster of this process, which `connect` finds and joins."""
+def _end_ray() -> Iterator[None]:
+    yield
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_cluster(_end_ray: None) -> None:
+    """A cluster of this process, which `connect` finds and joins; started where no test left one."""
+    import ray
+
+    if not ray.is_initialized():
+        options = {"log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address="local", num_cpus=2, include_dashboard=False, **options)

@@ -93,6 +93,7 @@ def test_roles_go_to_their_nodes_and_a_lost_node_costs_time_only(tmp_path: Path)
     import ray
     from ray.cluster_utils import Cluster
 
+    from rl_motion.runtime.local import LocalBackend
     from rl_motion.runtime.ray_backend import RayBackend
 
     if ray.is_initialized():
@@ -107,10 +108,11 @@ def test_roles_go_to_their_nodes_and_a_lost_node_costs_time_only(tmp_path: Path)
         # Long enough for Ray to keep a trajectory on the node that made it, instead of sending it to the driver.
         prompts = [make_prompt(f"thing {number}", 2000) for number in range(4)]
         units = [Unit(0, 0, index, (prompt,), 4) for index, prompt in enumerate(prompts)]
+        alone = LocalBackend(job, fakes.WORKSHOP)
         backend = RayBackend(job, fakes.WORKSHOP)
         snapshot = backend.start()
+        totals = [scored.total_B.tolist() for scored in alone.score(alone.rollout(units, alone.start()))]
         held = backend.rollout(units, snapshot)
-        totals = [scored.total_B.tolist() for scored in backend.score(held)]
         assert _node(backend._reward.actors[0]) == reward_node.node_id
         assert {_node(actor) for actor in backend._rollout.actors} <= {node.node_id for node in nodes}
         cluster.remove_node(nodes[0], allow_graceful=False)

@@ -67,9 +67,7 @@ def test_a_run_may_move_to_ray(tmp_path: Path, straight: tuple[bytes, list[dict[
     assert result(resume(folder, "runtime.backend=ray", "runtime.rollout_workers=2")) == straight
 
 
-def test_a_damaged_commit_costs_one_iteration(
-    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
-) -> None:
+def test_a_damaged_commit_costs_one_iteration(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
     folder = interrupted(toy_job(), tmp_path, at=3)
     damaged = folder / "commits" / "00000003" / "learner.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-8])
@@ -103,9 +101,7 @@ def test_control_a_learner_without_its_moments_differs(
     assert result(resume(folder))[0] != straight[0]
 
 
-def test_a_finished_run_can_be_made_longer(
-    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
-) -> None:
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
     folder = frontend.start(toy_job(iterations=2), tmp_path, QUIET).folder
     assert result(resume(folder, "train.iterations=4")) == straight
     assert "iterations: 4" in (folder / "job.yaml").read_text()

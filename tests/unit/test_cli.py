@@ -161,9 +161,7 @@ def test_ctrl_c_at_a_terminal(tmp_path: Path, backend: str) -> None:
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None and time.monotonic() < deadline, (
-            process.stderr and process.stderr.read()
-        )
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

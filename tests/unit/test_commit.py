@@ -92,9 +92,7 @@ def test_a_crash_at_any_moment_leaves_the_commit_before(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
 
 
-def test_control_a_commit_without_hashes_would_take_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_a_commit_without_hashes_would_take_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with a hash that is always equal, the damaged commit is taken."""
     store = Commits(tmp_path, keep=2)
     for iteration in (1, 2):

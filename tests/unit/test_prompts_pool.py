@@ -31,9 +31,7 @@ def test_an_iteration_does_not_depend_on_the_ones_before() -> None:
     in_order = [made[0].draw(i, sizes(8, 4)) for i in range(9)]
     backwards = [made[1].draw(i, sizes(8, 4)) for i in reversed(range(9))]
     assert in_order == backwards[::-1]
-    assert in_order != [
-        PromptPool({"a": some("a", 30)}, {"a": 1.0}, seed=4).draw(i, sizes(8, 4)) for i in range(9)
-    ]
+    assert in_order != [PromptPool({"a": some("a", 30)}, {"a": 1.0}, seed=4).draw(i, sizes(8, 4)) for i in range(9)]
 
 
 @given(
