@@ -9,7 +9,7 @@ Legend: N motions, F frames, D features.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rl_motion.config import UserError
 from rl_motion.data.actions import perform
-from rl_motion.data.grammar import Claim, render, source_claims, target_claims
+from rl_motion.data.grammar import COARSE, Claim, render, source_claims, target_claims
 from rl_motion.motion.features import joints_to_features
 from rl_motion.types import Prompt
 
@@ -44,20 +44,22 @@ def _values(claim: Claim, *, with_side: bool) -> set[tuple[object, ...]]:
 
 
 def _split_action(claims: list[Claim]) -> dict[Claim, str]:
-    """A quarter of an action's combinations to test, an eighth to val; train keeps every value of every side.
+    """A fifth of an action's combinations to test, an eighth to val, while train keeps every value of every side.
 
-    Actions with few combinations cannot keep each value on each side: there train keeps each on some side.
+    Actions with few combinations cannot keep each value on each side: there train keeps each value on some side.
     """
     order = sorted(claims, key=lambda c: _digest("split", c.key))
-    sides = sorted({c.side for c in claims})
+    sides = sorted({c.side for c in claims}, key=lambda s: _digest("side", claims[0].action, s))
     out = dict.fromkeys(claims, "train")
-    for part, number in (("test", max(round(len(claims) / 4), len(sides))), ("val", round(len(claims) / 8))):
-        for turn in range(number):
+    turns = 0
+    for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", max(round(len(claims) / 8), 1))):
+        for _ in range(number):
             # Sides take turns, so that left and right are tested alike.
-            ranked = sorted(order, key=lambda c: c.side != sides[turn % len(sides)])
+            ranked = sorted(order, key=lambda c: c.side != sides[turns % len(sides)])
             free = [c for c in ranked if out[c] == "train"]
             for claim in [c for c in free if _composable(c, free, with_side=len(claims) > 6)][:1]:
                 out[claim] = part
+            turns += 1
     return out
 
 
@@ -113,8 +115,12 @@ class Clips:
     claims: tuple[Claim, ...]
 
 
-def clips(split: str, number: int, seed: int = 0) -> Clips:
+def clips(split: str, number: int, seed: int = 0, *, named_sides: float = 0.0) -> Clips:
     """`number` motions of a split with a caption each, cycling through its combinations.
+
+    `named_sides`: the share of captions of coarse combinations that name a side all the same, from wherever the
+    annotator stood: half of them are the viewer's and wrong. Only sides whose both combinations are in target/train
+    are named, so that no combination of val or test appears in any caption of the source.
 
     Raises:
         UserError: an unknown split.
@@ -127,10 +133,18 @@ def clips(split: str, number: int, seed: int = 0) -> Clips:
     for n in range(number):
         claim = claims[n % len(claims)]
         prompt = make_prompt(split, claim, _digest("clip", seed, n) % WORDINGS)
-        motion = joints_to_features(
-            perform(claim, prompt.length + 1, np.random.default_rng(_digest("motion", split, seed, n))),
-            continuous_yaw=True,
-        )
+        rng = np.random.default_rng(_digest("motion", split, seed, n))
+        motion = joints_to_features(perform(claim, prompt.length + 1, rng), continuous_yaw=True)
         features[n, : prompt.length], length[n] = motion, prompt.length
-        captions.append(prompt.text)
+        annotator = Random(_digest("annotator", split, seed, n))
+        named = _nameable(claim) if annotator.random() < named_sides else ()
+        wording = annotator.randrange(WORDINGS)
+        captions.append(make_prompt("target/train", annotator.choice(named), wording).text if named else prompt.text)
     return Clips(features, length, tuple(captions), tuple(claims[n % len(claims)] for n in range(number)))
+
+
+def _nameable(claim: Claim) -> tuple[Claim, ...]:
+    """Both sides of a coarse claim, if target/train has both; else nothing."""
+    sides = ("clockwise", "counterclockwise") if claim.action in ("circle", "spin") else ("left", "right")
+    both = tuple(replace(claim, side=side) for side in sides)
+    return both if claim.action in COARSE and set(both) <= set(splits()["target/train"]) else ()

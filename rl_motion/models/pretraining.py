@@ -21,6 +21,8 @@ from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.mdm import MDM
 from rl_motion.models.tmr import TMR
 
+ROOT_WEIGHT = 8.0
+"""Weight of each root feature in the denoiser's loss: errors of the root's velocity add up along the path."""
 OnStep = Callable[[int, float], None]
 """Called with (step, loss) after every step."""
 
@@ -49,14 +51,12 @@ class MotionText:
 def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [263] and deviation [263] over valid frames, by HumanML3D's convention.
 
-    The deviation is shared within a group of features; the four root features' is divided by 5, as in
-    StableMoFusion's statistics, so that the root path weighs as much as the pose.
+    The deviation is shared within a group of features.
     """
     valid = features_NFD[valid_mask(length_N, features_NFD.shape[1])].double()
     mean_D, std_D = valid.mean(0), valid.std(0)
     for start, stop in ((0, 1), (1, 3), (3, 4), (4, 67), (67, 193), (193, 259), (259, 263)):
         std_D[start:stop] = std_D[start:stop].mean().clamp_min(1e-3)
-    std_D[:4] /= 5
     return mean_D.float(), std_D.float()
 
 
@@ -93,12 +93,14 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2). `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential
+    arXiv:2209.14916 eq. (2), with `ROOT_WEIGHT` on the four root features, in bfloat16 with float32 weights. `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential
     moving average (0.999) of the weights in `model`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
+    weight_D = torch.ones(data.features_NFD.shape[-1])
+    weight_D[:4] = ROOT_WEIGHT
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     model.train()
     for step in range(recipe.steps):
@@ -110,8 +112,10 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
         signal_B11 = alpha_bar_T[t_B].sqrt()[:, None, None]
         x_BFD = signal_B11 * x0_BFD + (1 - signal_B11**2).sqrt() * noise_BFD
         valid_BF = valid_mask(length_B, x0_BFD.shape[1])
-        predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_UC[data.caption_N[row_B]] * keep_B1, length_B)
-        loss = (predicted_BFD - x0_BFD)[valid_BF].pow(2).mean()
+        text_BC = text_UC[data.caption_N[row_B]] * keep_B1
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_BC, length_B).float()
+        loss = ((predicted_BFD - x0_BFD)[valid_BF].pow(2) * weight_D).mean()
         value = _update(loss, model, optimiser, rate)
         average.update_parameters(model)
         on_step(step, value)
@@ -181,22 +185,17 @@ def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
         noise = 0.15 * torch.rand(len(x_BFD) + len(negative_NFD), 1, 1, generator=generator)
         all_BFD = torch.cat([x_BFD, negative_NFD])
         all_BFD = all_BFD + noise * torch.randn(all_BFD.shape, generator=generator)
-        motion_BC = model.encode_motion(all_BFD, torch.cat([length_B, length_B[extra]])).mu_BC
-        text_BC = model.encode_text(texts.tokens_ULC[caption_B], texts.length_U[caption_B]).mu_BC
+        with torch.autocast("cpu", torch.bfloat16):
+            motion_BC = model.encode_motion(all_BFD, torch.cat([length_B, length_B[extra]])).mu_BC.float()
+            text_BC = model.encode_text(texts.tokens_ULC[caption_B], texts.length_U[caption_B]).mu_BC.float()
         negatives = Negatives(motion_NC=motion_BC[len(x_BFD) :])
         loss = info_nce(text_BC, motion_BC[: len(x_BFD)], temperature=0.07, negatives=negatives)
         on_step(step, _update(loss, model, optimiser, rate))
     model.eval()
 
 
-def train_text_encoder(
-    directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep
-) -> None:
-    """Train the encoder in `directory` in place: masked words, and paraphrases close together.
-
-    `wordings`: for each combination its captions. The paraphrase loss is supervised SimCSE (arXiv:2104.08821
-    eq. 4): two wordings of one combination are positives, other combinations of the batch negatives.
-    """
+def train_text_encoder(directory: str | Path, captions: Sequence[str], recipe: Recipe, on_step: OnStep) -> None:
+    """Train the encoder in `directory` in place on masked words (arXiv:1810.04805 section 3.1), 15 % of each batch."""
     from transformers import AutoModel, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
@@ -206,21 +205,15 @@ def train_text_encoder(
     head = nn.Linear(model.config.hidden_size, model.config.vocab_size)
     both = nn.ModuleList([model, head])
     optimiser, rate = _optimiser(list(both.parameters()), recipe)
+    encoded = tokenizer(list(captions), return_tensors="pt", padding=True)
+    special = torch.tensor(tokenizer.all_special_ids)
     both.train()
     for step in range(recipe.steps):
-        rows = torch.randperm(len(wordings), generator=generator)[: recipe.batch].tolist()
-        pairs = [
-            [wordings[r][int(i)] for i in torch.randint(len(wordings[r]), (2,), generator=generator)] for r in rows
-        ]
-        batch = tokenizer([a for a, _ in pairs] + [b for _, b in pairs], return_tensors="pt", padding=True)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-        hide = (torch.rand(ids.shape, generator=generator) < 0.15) & ~special
+        row_B = torch.randint(len(captions), (recipe.batch,), generator=generator)
+        ids, mask = encoded["input_ids"][row_B], encoded["attention_mask"][row_B]
+        hide = (torch.rand(ids.shape, generator=generator) < 0.15) & ~torch.isin(ids, special)
         hidden = model(input_ids=ids.masked_fill(hide, tokenizer.mask_token_id), attention_mask=mask).last_hidden_state
-        words = nn.functional.cross_entropy(head(hidden[hide]), ids[hide])
-        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        same = info_nce(pooled[: len(pairs)], pooled[len(pairs) :], temperature=0.1)
-        on_step(step, _update(words + same, both, optimiser, rate))
+        loss = nn.functional.cross_entropy(head(hidden[hide]), ids[hide])
+        on_step(step, _update(loss, both, optimiser, rate))
     model.eval()
     model.save_pretrained(directory)

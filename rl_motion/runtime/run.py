@@ -74,7 +74,7 @@ class Run:
             self._mlflow = MlflowTracker(
                 self._mlflow_settings(self.job.tracking.mlflow_uri),
                 self._rows,
-                {"": self.folder / "job.yaml"},
+                [self.folder / "job.yaml"],
             )
 
     def record(self, iteration: int, snapshot: Snapshot, metrics: Metrics) -> None:
@@ -103,8 +103,8 @@ class Run:
         self.publish_adapter()
         if self._mlflow is None:
             return
-        names = {"report": "report.html", "report.json": "report.json", "adapter": "adapter"}
-        files = {key: self.folder / name for key, name in names.items() if (self.folder / name).exists()}
+        paths = [self.folder / name for name in ("report.html", "report.json", "adapter")]
+        files = [path for path in paths if path.exists()]
         if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
             _log.warning("MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder)
 

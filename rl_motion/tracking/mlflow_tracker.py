@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,19 +51,19 @@ class MlflowSettings:
 class MlflowTracker:
     """One run's follower of its metrics.jsonl."""
 
-    def __init__(self, settings: MlflowSettings, rows: JsonlTracker, files: Mapping[str, Path]) -> None:
+    def __init__(self, settings: MlflowSettings, rows: JsonlTracker, files: Sequence[Path]) -> None:
         """Starts the thread; mlflow is imported in it.
 
         Args:
             settings: where to.
             rows: the file to follow; must have been rewound before.
-            files: logged at the start, by folder on the server ("" for its top).
+            files: files and folders to log at the start.
         """
         self.run_id: str | None = None
         """MLflow's name of the run, once it is known."""
         self._settings = settings
         self._rows = rows
-        self._files = dict(files)
+        self._files = list(files)
         self._client: MlflowClient | None = None
         self._sent: set[int] = set()
         self._offset = 0
@@ -78,18 +78,18 @@ class MlflowTracker:
         """Say that there is a new row; returns at once."""
         self._wake.set()
 
-    def finish(self, status: str, files: Mapping[str, Path], timeout_s: float) -> bool:
+    def finish(self, status: str, files: Sequence[Path], timeout_s: float) -> bool:
         """Send what is left and close the run on the server.
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            files: files and folders to log, by folder on the server.
+            files: files and folders to log.
             timeout_s: how long to wait at most.
 
         Returns:
             Whether the server has everything.
         """
-        self._files |= files
+        self._files += files
         self._status = status
         self._ending.set()
         self._wake.set()
@@ -124,10 +124,13 @@ class MlflowTracker:
                 self._log_row(client, self.run_id, row)
                 self._sent.add(int(row[ITERATION]))
             self._offset = end
-        for folder, path in list(self._files.items()):
-            log = client.log_artifacts if path.is_dir() else client.log_artifact
-            log(self.run_id, str(path), folder or None)
-            self._files.pop(folder)
+        while self._files:
+            path = self._files[0]
+            if path.is_dir():
+                client.log_artifacts(self.run_id, str(path), path.name)
+            else:
+                client.log_artifact(self.run_id, str(path))
+            self._files.pop(0)
         if closing is not None:
             client.set_terminated(self.run_id, closing)
 

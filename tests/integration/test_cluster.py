@@ -23,7 +23,7 @@ from rl_motion.types import Unit
 from tests import fakes
 from tests.fakes import result, toy_job
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 SCRIPT = (
@@ -79,7 +79,7 @@ def test_a_submitted_job_joins_its_cluster(head: str, tmp_path: Path, monkeypatc
     command = [*RAY, "job", "submit", "--address", head, "--", *train, "--out", str(tmp_path / "out")]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=200
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "joined the cluster" in (tmp_path / "out" / "toy" / "logs" / "run.log").read_text()

@@ -50,6 +50,7 @@ def job_for(model: Path, **runtime: object) -> Job:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_local_ray_and_resume_agree(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

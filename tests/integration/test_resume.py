@@ -166,3 +166,39 @@ def test_names_do_not_collide_and_failures_leave_nothing(tmp_path: Path) -> None
     with pytest.raises(UserError, match="different prompts"):
         frontend.start(crowded, tmp_path / "other", QUIET)
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def tracked(job: Job, uri: str) -> Job:
+    return job.model_copy(update={"tracking": job.tracking.model_copy(update={"mlflow_uri": uri})})
+
+
+@pytest.mark.slow
+def test_one_mlflow_run_over_a_resume(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = interrupted(tracked(toy_job(), "sqlite:///{out}/mlflow.db"), tmp_path, at=2)
+    resume(folder)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("rl_motion")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "toy"
+    assert found.data.params["train.learning_rate"] == "0.05"
+    assert len(found.data.tags["rl_motion.pool_sha256"]) == 64
+    history = client.get_metric_history(found.info.run_id, "reward/total")
+    assert [(m.step, m.value) for m in history] == [(r["iteration"], r["reward/total"]) for r in rows(folder)]
+    names = {file.path for file in client.list_artifacts(found.info.run_id)}
+    assert names == {"job.yaml", "adapter", "report.html", "report.json"}
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+def test_a_server_that_never_answers_stops_nothing(
+    tmp_path: Path,
+    straight: tuple[bytes, list[dict[str, float]]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(run, "_MLFLOW_PATIENCE_S", 0.1)
+    job = tracked(toy_job(), "sqlite:////nonexistent/folder/mlflow.db")
+    assert result(frontend.start(job, tmp_path, QUIET).folder) == straight
+    assert "MLflow lacks the last rows" in caplog.text

@@ -76,7 +76,7 @@ class FakeMlflow:
             self.lose_answers -= 1
             raise ConnectionError("no answer")
 
-    def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
+    def log_artifact(self, run_id: str, path: str) -> None:
         self.artifacts.append(Path(path).name)
 
     def set_terminated(self, run_id: str, status: str) -> None:
@@ -104,11 +104,11 @@ def test_a_server_that_is_away_gets_everything_later(
     tmp_path: Path, rows: JsonlTracker, server: FakeMlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.away = 5
-    tracker = MlflowTracker(settings(tmp_path), rows, {})
+    tracker = MlflowTracker(settings(tmp_path), rows, [])
     for iteration in range(20):
         rows.append(row(iteration))
         tracker.wake()
-    assert tracker.finish("FINISHED", {"": rows.path}, 20)
+    assert tracker.finish("FINISHED", [rows.path], 20)
     assert server.history() == list(range(20))
     assert server.closed == ["FINISHED"]
     assert server.artifacts == ["metrics.jsonl"]
@@ -119,20 +119,20 @@ def test_a_lost_answer_gives_no_second_row(tmp_path: Path, rows: JsonlTracker, s
     """The metrics come twice with one timestamp, which MLflow takes as one; the step counts once."""
     server.lose_answers = 1
     rows.append(row(0))
-    assert MlflowTracker(settings(tmp_path), rows, {}).finish("FINISHED", {}, 20)
+    assert MlflowTracker(settings(tmp_path), rows, []).finish("FINISHED", [], 20)
     assert server.history() == [0]
 
 
 def test_training_never_waits(tmp_path: Path, rows: JsonlTracker, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(MlflowTracker, "_connect", lambda self: release.wait(30))
-    tracker = MlflowTracker(settings(tmp_path), rows, {})
+    tracker = MlflowTracker(settings(tmp_path), rows, [])
     began = time.monotonic()
     for iteration in range(50):
         rows.append(row(iteration))
         tracker.wake()
     assert time.monotonic() - began < 5
-    assert not tracker.finish("FINISHED", {}, 0.05)
+    assert not tracker.finish("FINISHED", [], 0.05)
     release.set()
 
 
@@ -144,15 +144,15 @@ def test_real_mlflow_over_two_processes_of_one_run(tmp_path: Path) -> None:
     rows = JsonlTracker(tmp_path / "metrics.jsonl")
     for iteration in range(3):
         rows.append(row(iteration))
-    first = MlflowTracker(settings(tmp_path, uri), rows, {})
-    assert first.finish("KILLED", {}, 120)
+    first = MlflowTracker(settings(tmp_path, uri), rows, [])
+    assert first.finish("KILLED", [], 120)
     rows.rewind(2, row(1))  # the last commit was damaged: iteration 2 is made again, at another time
     for iteration in range(2, 5):
         rows.append(row(iteration, when=777))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "weights").write_bytes(b"w")
-    again = MlflowTracker(settings(tmp_path, uri), rows, {})
-    assert again.finish("FINISHED", {"adapter": tmp_path / "adapter"}, 120)
+    again = MlflowTracker(settings(tmp_path, uri), rows, [])
+    assert again.finish("FINISHED", [tmp_path / "adapter"], 120)
     assert first.run_id == again.run_id is not None
     client = MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
