@@ -31,9 +31,9 @@ from rl_motion.models.pretraining import (
     train_tmr,
 )
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
-from rl_motion.motion.features import FEET
 from rl_motion.models.tmr import TMR, TMRConfig
 from rl_motion.models.zoo import ZOO, CheckpointConfig, network_shape, save_checkpoint
+from rl_motion.motion.features import FEET
 
 app = typer.Typer(add_completion=False, help=__doc__)
 TEXT = "text-embedded"
@@ -53,14 +53,14 @@ def _report(name: str, steps: int) -> OnStep:
     return on_step
 
 
-def _wordings(names: Iterable[str]) -> list[str]:
-    return [make_prompt(s, c, i).text for s in names for c in splits()[s] for i in range(WORDINGS)]
+def _wordings(names: Iterable[str]) -> list[list[str]]:
+    return [[make_prompt(s, c, i).text for i in range(WORDINGS)] for s in names for c in splits()[s]]
 
 
 @app.command()
 def text(zoo: Zoo = ZOO, steps: int = 1500) -> None:
     """Text encoder: masked words of the train captions (the vocabulary is that of all captions)."""
-    create_tiny_bert(_wordings(splits()), zoo / TEXT, TinyBertConfig())
+    create_tiny_bert([w for group in _wordings(splits()) for w in group], zoo / TEXT, TinyBertConfig())
     recipe = Recipe(steps=steps, batch=64)
     train_text_encoder(zoo / TEXT, _wordings(["source/train", "target/train"]), recipe, _report("text", steps))
 

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from rl_motion.config import PolicyConfig
-from rl_motion.data.embedded import clips, prompts
+from rl_motion.data.embedded import clips, prompts, splits
 from rl_motion.data.grammar import contradictions, render
 from rl_motion.data.oracle import check
 from rl_motion.evaluation.retrieval import auc, recall_at
@@ -39,10 +39,13 @@ def _motions(features: torch.Tensor, length: torch.Tensor) -> Motions:
 
 
 def _recall(model: RetrievalModel) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation over replications of R@1 and R@3; gallery: a motion of each combination of both test splits."""
+    """Mean and standard deviation of R@1 and R@3; gallery: a motion of each combination of both test splits."""
     found = defaultdict(list)
     for replication in range(REPLICATIONS):
-        parts = [clips(s, n, SEED + replication) for s, n in (("source/test", 32), ("target/test", 27))]
+        parts = [
+            clips(s, n, SEED + replication)
+            for s, n in ((name, len(splits()[name])) for name in ("source/test", "target/test"))
+        ]
         features = torch.from_numpy(np.concatenate([p.features_NFD for p in parts]))
         length = torch.from_numpy(np.concatenate([p.length_N for p in parts]))
         captions = [c for p in parts for c in p.captions]
@@ -53,15 +56,20 @@ def _recall(model: RetrievalModel) -> dict[str, tuple[float, float]]:
 
 
 def _contradicted(model: RetrievalModel) -> dict[str, float | None]:
-    """AUC between the true caption's score and a contradicting caption's, real motion of the test splits, by kind and action."""
+    """AUC between the scores of true and of contradicting captions, real test motion, by kind and action."""
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for split in ("source/test", "target/test"):
         real, rng = clips(split, 320, SEED + 100), Random(SEED)
         for i, claim in enumerate(real.claims):
-            motion = _motions(torch.from_numpy(real.features_NFD[i : i + 1]), torch.from_numpy(real.length_N[i : i + 1]))
+            motion = _motions(
+                torch.from_numpy(real.features_NFD[i : i + 1]), torch.from_numpy(real.length_N[i : i + 1])
+            )
             for kind, other in contradictions(claim).items():
                 what = "clockwise" if "clockwise" in claim.side else ("left/right" if kind == "side" else kind)
-                for key in (f"{kind if kind != 'side' else what}: all", f"{kind if kind != 'side' else what}: {claim.action}"):
+                for key in (
+                    f"{kind if kind != 'side' else what}: all",
+                    f"{kind if kind != 'side' else what}: {claim.action}",
+                ):
                     true, false = real.captions[i], render(other, rng)
                     for caption, label in ((true, True), (false, False)):
                         scores[key].append((model.similarity(motion, [caption]).item(), label))
@@ -92,7 +100,7 @@ def _success(denoiser: str) -> dict[str, Any]:
             by_group[prompt.group].append(float(success))
         values = [v for group in by_prompt.values() for v in group]
         clusters = [key for key, group in by_prompt.items() for _ in group]
-        out[name] = bootstrap_mean(values, clusters)
+        out[name] = bootstrap_mean(values, clusters, seed=SEED)
         out[f"{name} by class"] = {g: float(np.mean(v)) for g, v in sorted(by_group.items())}
     return out
 
@@ -114,7 +122,11 @@ def _table(values: dict[str, float | None]) -> str:
 def _tmr_card(base: str) -> str:
     model = load_tmr("tmr-embedded")
     recall = _recall(model)
-    lines = [f"- {k} = {mean:.3f} (standard deviation {sd:.3f} over {REPLICATIONS} draws)" for k, (mean, sd) in recall.items()]
+    gallery = sum(len(splits()[name]) for name in ("source/test", "target/test"))
+    lines = [
+        f"- {k} = {mean:.3f} (standard deviation {sd:.3f} over {REPLICATIONS} draws)"
+        for k, (mean, sd) in recall.items()
+    ]
     return f"""# tmr-embedded
 
 TMR motion and text encoders (arXiv:2305.00976), InfoNCE, the mean as embedding. The reward of the embedded jobs.
@@ -122,7 +134,7 @@ Trained on motion and captions of source/train and target/train; never on val or
 
 ## Retrieval, text to motion, test combinations (unseen)
 
-Gallery: one motion of each of the 59 combinations of source/test and target/test.
+Gallery: one motion of each combination of source/test and target/test ({gallery}).
 
 {chr(10).join(lines)}
 
@@ -143,14 +155,12 @@ Measured at model seed {SEED}. {LICENCE}
 def _denoiser_card(name: str) -> str:
     measured = _success(name)
     seen = "source/train and target/train (the supervised upper bound)" if "upper" in name else "source/train"
-    rows = [
-        f"| {split} | {measured[split].value:.3f} [{measured[split].low:.3f}, {measured[split].high:.3f}] | {measured[split].n} |"
-        for split in ("original", "held_out")
-    ]
-    classes = [
-        f"| {g} | {measured['original by class'].get(g, float('nan')):.2f} | {measured['held_out by class'].get(g, float('nan')):.2f} |"
-        for g in measured["original by class"]
-    ]
+    rows = []
+    for split in ("original", "held_out"):
+        found = measured[split]
+        rows.append(f"| {split} | {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] | {found.n} |")
+    original, held_out = measured["original by class"], measured["held_out by class"]
+    classes = [f"| {g} | {v:.2f} | {f'{held_out[g]:.2f}' if g in held_out else '-'} |" for g, v in original.items()]
     return f"""# {name}
 
 MDM `trans_enc` (arXiv:2209.14916), x0 prediction, 50 cosine steps, masked frames, 20 fps, HumanML3D 263-d.

@@ -85,13 +85,9 @@ def toy_policy(
     return policy, denoiser
 
 
-def toy_unit(
-    *, prompts: int = 3, samples: int = 4, index: int = 0, iteration: int = 0, frames: int = 5
-) -> Unit:
+def toy_unit(*, prompts: int = 3, samples: int = 4, index: int = 0, iteration: int = 0, frames: int = 5) -> Unit:
     """Prompts of different texts and of lengths frames, frames - 1, ..."""
-    made = tuple(
-        Prompt(id=f"p{index}-{p}", text="x" * (p + 1), length=max(1, frames - p)) for p in range(prompts)
-    )
+    made = tuple(Prompt(id=f"p{index}-{p}", text="x" * (p + 1), length=max(1, frames - p)) for p in range(prompts))
     return Unit(seed=0, iteration=iteration, index=index, prompts=made, samples_per_prompt=samples)
 
 

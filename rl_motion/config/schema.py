@@ -85,7 +85,7 @@ class AlgorithmConfig(Section):
     kl_weight: NonNegative = 0.0
     """Weight of the exact KL to the reference (adapter off), balanced as the loss is."""
     balance: Literal["snr", "none"] = "snr"
-    """snr: divide each transition's log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, essential with x0 networks."""
+    """snr: divide a log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t; essential with x0 networks."""
     advantage_clip: PositiveFloat = 5.0
     advantage_floor: NonNegative = 0.01
     """Added to a prompt's reward std: keeps tiny reward differences from being blown up."""

@@ -58,9 +58,7 @@ def spaced_timesteps(count: int, steps: int, spacing: Spacing) -> NDArray[np.int
     return np.arange(count, 0, -count / steps).round().astype(np.int64) - 1
 
 
-def sigma_hats(
-    schedule: ScheduleConfig, timesteps_K: NDArray[np.int64], final: FinalSigma
-) -> NDArray[np.float64]:
+def sigma_hats(schedule: ScheduleConfig, timesteps_K: NDArray[np.int64], final: FinalSigma) -> NDArray[np.float64]:
     """sigma_hat at each timestep, then the final one [K + 1].
 
     Args:

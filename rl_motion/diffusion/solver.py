@@ -80,9 +80,7 @@ class SolverTables:
         return (x - self.sigma[k] * prediction) / self.alpha[k]
 
 
-def solver_tables(
-    timesteps_K: Sequence[int], sigma_hat: Sequence[float], *, order: Literal[1, 2]
-) -> SolverTables:
+def solver_tables(timesteps_K: Sequence[int], sigma_hat: Sequence[float], *, order: Literal[1, 2]) -> SolverTables:
     """Tables for any decreasing noise levels, second order by the midpoint rule.
 
     The first transition is of first order; so is the last where it ends at sigma 0 or there are fewer than

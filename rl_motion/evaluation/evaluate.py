@@ -167,9 +167,7 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
             joints[arm] = _joints(motions, unit)
             measured[arm] = _measure(piece, arm, motions, joints[arm])
         if result.adapter_sha256.setdefault(arm, trajectory.adapter_sha256) != trajectory.adapter_sha256:
-            raise RunFault(
-                f"the adapter of arm {arm!r} changed during evaluation; freeze it and evaluate again"
-            )
+            raise RunFault(f"the adapter of arm {arm!r} changed during evaluation; freeze it and evaluate again")
         result.records += measured[arm]
     assert first is not None
     for position, prompt in enumerate(unit.prompts[: max(show, 0)]):
@@ -185,9 +183,7 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
         )
 
 
-def _rollouts(
-    unit: Unit, policies: Mapping[str, MotionPolicy]
-) -> Iterator[tuple[str, MotionPolicy, Trajectory]]:
+def _rollouts(unit: Unit, policies: Mapping[str, MotionPolicy]) -> Iterator[tuple[str, MotionPolicy, Trajectory]]:
     for arm in (BASE, TUNED):
         policy = policies[arm]
         with torch.no_grad():
@@ -216,10 +212,7 @@ def _check_paired(unit: Unit, first: Trajectory, other: Trajectory, arm: str) ->
 
 def _joints(motions: Motions, unit: Unit) -> Tensor:
     """Joints [B, F, J, 3] in metres, float32 on the CPU."""
-    if (
-        motions.representation is not Representation.HUMANML3D_263
-        or motions.normalisation is not Normalisation.NONE
-    ):
+    if motions.representation is not Representation.HUMANML3D_263 or motions.normalisation is not Normalisation.NONE:
         raise ValueError(
             f"got {motions.representation!s} normalised by {motions.normalisation!s}; evaluation wants "
             f"un-normalised {Representation.HUMANML3D_263!s}; decode the trajectory with its policy"

@@ -60,12 +60,8 @@ def _insert(page: str, mark: str, text: str, *, after: bool = False) -> str:
     """Put text before (or after) the first `mark`; foreign text is escaped and cannot contain one."""
     before, found, rest = page.partition(mark)
     if not found:
-        raise ValueError(
-            f"got a motion page without {mark}; want one; adapt evaluation/page.py to the viewer"
-        )
-    return (
-        f"{before}{found}<div class='report'>{text}</div>{rest}" if after else f"{before}{text}{found}{rest}"
-    )
+        raise ValueError(f"got a motion page without {mark}; want one; adapt evaluation/page.py to the viewer")
+    return f"{before}{found}<div class='report'>{text}</div>{rest}" if after else f"{before}{text}{found}{rest}"
 
 
 def _card(title: str, *parts: str) -> str:
@@ -94,8 +90,7 @@ def _headline(report: Report) -> str:
             gain = report["difference"][split][metric]
             name = f"{split.replace('_', ' ')}: {'success, %' if percent else 'reward'}"
             lines.append(
-                f"<tr><th>{name}</th>{cells}"
-                f"{_estimate(gain, percent=percent, sign=True)}<td>{gain['n']}</td></tr>"
+                f"<tr><th>{name}</th>{cells}{_estimate(gain, percent=percent, sign=True)}<td>{gain['n']}</td></tr>"
             )
     return (
         f"<table><thead><tr><th></th>{head}<th>tuned - base</th><th>motions</th></tr></thead>"
@@ -144,9 +139,7 @@ def _sentinels(report: Report) -> str:
 
 def _notes(report: Report) -> str:
     examined = report["evaluation"]
-    counts = ", ".join(
-        f"{count} for {split.replace('_', ' ')}" for split, count in examined["prompts"].items()
-    )
+    counts = ", ".join(f"{count} for {split.replace('_', ' ')}" for split, count in examined["prompts"].items())
     facts = [
         f"prompts: {counts}; {examined['samples_per_prompt']} motions each under every arm",
         f"one training seed ({report['seed']}) and one evaluation seed ({examined['seed']}): the intervals "

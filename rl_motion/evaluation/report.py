@@ -92,9 +92,7 @@ def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
         report["difference_adapter_on"] = _difference(evaluation, ADAPTER_ON, seed)
     report |= {
         "classes": {split: _classes(evaluation, split) for split in SPLITS},
-        "sentinels": {
-            split: {name: _sentinel(evaluation, split, name, job) for name in SENTINELS} for split in SPLITS
-        },
+        "sentinels": {split: {name: _sentinel(evaluation, split, name, job) for name in SENTINELS} for split in SPLITS},
         "diversity": {split: _compare(evaluation, split, "diversity", seed) for split in SPLITS},
         "evaluation": {
             "prompts": {split: len({r.prompt.id for r in evaluation.of(split, BASE)}) for split in SPLITS},
@@ -154,8 +152,7 @@ def _ids(records: Sequence[Record]) -> list[str]:
 def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
     return {
         split: {
-            metric: bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict()
-            for metric in HEADLINES
+            metric: bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict() for metric in HEADLINES
         }
         for split in SPLITS
         for records in [evaluation.of(split, arm)]

@@ -50,9 +50,7 @@ def bootstrap_mean(values_N: ArrayLike, clusters_N: Sequence[str], *, seed: int)
     return _ratio(values_N, np.ones_like(values_N), clusters_N, seed)
 
 
-def paired_difference(
-    base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str], *, seed: int
-) -> Estimate:
+def paired_difference(base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str], *, seed: int) -> Estimate:
     """The mean of tuned - base, row by row: row i of both has the same prompt and the same noise.
 
     Raises:
@@ -61,9 +59,7 @@ def paired_difference(
     return bootstrap_mean(_rows(tuned_N, clusters_N) - _rows(base_N, clusters_N), clusters_N, seed=seed)
 
 
-def paired_ratio(
-    base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str], *, seed: int
-) -> Estimate | None:
+def paired_ratio(base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str], *, seed: int) -> Estimate | None:
     """The ratio of the means, tuned / base, of values that are not negative; None where the base's mean is
     zero.
 
@@ -82,9 +78,7 @@ def _rows(values_N: ArrayLike, clusters_N: Sequence[str]) -> Floats:
             "row and at least one row"
         )
     if not np.isfinite(values).all():
-        raise ValueError(
-            f"got {int((~np.isfinite(values)).sum())} values that are not finite; want finite ones"
-        )
+        raise ValueError(f"got {int((~np.isfinite(values)).sum())} values that are not finite; want finite ones")
     return values
 
 
@@ -97,9 +91,7 @@ def _ratio(above_N: Floats, below_N: Floats, clusters_N: Sequence[str], seed: in
     value = float(above_C.sum() / below_C.sum())
     if clusters < 2:
         return Estimate(value, None, None, len(above_N))
-    times_RC = np.random.default_rng(seed).multinomial(
-        clusters, np.full(clusters, 1 / clusters), size=RESAMPLES
-    )
+    times_RC = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
     above_R, below_R = times_RC @ above_C, times_RC @ below_C
     # A resample of prompts whose base is all zero says nothing about the ratio; of a mean there is none.
     means_R = above_R[below_R > 0] / below_R[below_R > 0]

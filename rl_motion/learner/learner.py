@@ -34,9 +34,7 @@ class Learner:
         self._config = config
         self._parameters = policy.adapter_parameters()
         if not self._parameters:
-            raise UserError(
-                "got a policy without adapter; want LoRA layers to train; attach one before the learner"
-            )
+            raise UserError("got a policy without adapter; want LoRA layers to train; attach one before the learner")
         self._optimizer = torch.optim.Adam(
             self._parameters.values(), lr=config.learning_rate, betas=(_BETA1, config.adam_beta2)
         )
@@ -89,11 +87,7 @@ class Learner:
                 f"got a learner state of {len(tensors)} tensors; want {len(want)}; first difference "
                 f"{differing[0]!r}; resume with the job, model and adapter that the run was started with"
             )
-        adapter = {
-            name.removeprefix(_ADAPTER): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(_ADAPTER)
-        }
+        adapter = {name.removeprefix(_ADAPTER): tensor for name, tensor in tensors.items() if name.startswith(_ADAPTER)}
         self._policy.load_adapter_state(adapter)
         for name, parameter in self._parameters.items():
             self._optimizer.state[parameter] = {

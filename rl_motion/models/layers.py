@@ -131,9 +131,7 @@ class Attention(nn.Module):
         self.register_state_dict_post_hook(_to_official_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_official_names)  # type: ignore[no-untyped-call]
 
-    def forward(
-        self, x_BLC: Tensor, key_valid_BM: Tensor | None = None, memory_BMC: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BLC: Tensor, key_valid_BM: Tensor | None = None, memory_BMC: Tensor | None = None) -> Tensor:
         """Attend from `x_BLC` to `memory_BMC` (to itself where None).
 
         Args:
@@ -241,9 +239,7 @@ class Decoder(nn.Module):
 # are called `in_proj.base_layer.weight`, which neither hook touches.
 
 
-def _to_official_names(
-    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]
-) -> None:
+def _to_official_names(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
     for part in ("weight", "bias"):
         if f"{prefix}in_proj.{part}" in state:
             state[f"{prefix}in_proj_{part}"] = state.pop(f"{prefix}in_proj.{part}")

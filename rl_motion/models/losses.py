@@ -69,9 +69,7 @@ def info_nce(
     if negatives.motion_NC is not None:
         by_text = torch.cat([by_text, similarity_matrix(text_BC, negatives.motion_NC) / temperature], dim=1)
     if negatives.text_NC is not None:
-        by_motion = torch.cat(
-            [by_motion, similarity_matrix(motion_BC, negatives.text_NC) / temperature], dim=1
-        )
+        by_motion = torch.cat([by_motion, similarity_matrix(motion_BC, negatives.text_NC) / temperature], dim=1)
     label_B = torch.arange(len(text_BC), device=text_BC.device)
     return (functional.cross_entropy(by_text, label_B) + functional.cross_entropy(by_motion, label_B)) / 2
 

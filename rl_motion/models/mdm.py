@@ -72,9 +72,7 @@ class MDM(nn.Module):
         width = config.latent_dim
         layer = LayerConfig(width, config.ff_size, config.num_heads, config.dropout)
         self.input_process = _Named("poseEmbedding", nn.Linear(config.features, width))
-        self.sequence_pos_encoder = PositionalEncoding(
-            width, dropout=config.dropout, max_len=config.pos_embed_max_len
-        )
+        self.sequence_pos_encoder = PositionalEncoding(width, dropout=config.dropout, max_len=config.pos_embed_max_len)
         self.seqTransEncoder = Encoder(layer, config.num_layers)
         self.embed_timestep = _TimestepEmbedder(width, self.sequence_pos_encoder)
         self.embed_text = nn.Linear(config.text_dim, width)

@@ -93,8 +93,9 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2), with `ROOT_WEIGHT` on the four root features, in bfloat16 with float32 weights. `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential
-    moving average (0.999) of the weights in `model`.
+    arXiv:2209.14916 eq. (2), with `ROOT_WEIGHT` on the four root features, in bfloat16 with float32 weights.
+    `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving average (0.999) of the weights
+    in `model`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
@@ -194,26 +195,44 @@ def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     model.eval()
 
 
-def train_text_encoder(directory: str | Path, captions: Sequence[str], recipe: Recipe, on_step: OnStep) -> None:
-    """Train the encoder in `directory` in place on masked words (arXiv:1810.04805 section 3.1), 15 % of each batch."""
+def train_text_encoder(
+    directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep
+) -> None:
+    """Train the encoder in `directory` in place: masked words, and the words of a paraphrase.
+
+    `wordings`: the captions of each combination. The pooled embedding of one wording predicts, linearly, which words
+    another wording of the same combination has; so what a caption says adds up in the embedding, word by word of
+    meaning, and unseen combinations land where their parts point. A purely contrastive loss puts every combination
+    anywhere, and denoisers then do not compose (docs/log.md). Masked words: arXiv:1810.04805 section 3.1.
+    """
     from transformers import AutoModel, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     model = AutoModel.from_pretrained(directory, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    head = nn.Linear(model.config.hidden_size, model.config.vocab_size)
-    both = nn.ModuleList([model, head])
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    masked_head, words_head = nn.Linear(width, vocabulary), nn.Linear(width, vocabulary)
+    both = nn.ModuleList([model, masked_head, words_head])
     optimiser, rate = _optimiser(list(both.parameters()), recipe)
-    encoded = tokenizer(list(captions), return_tensors="pt", padding=True)
     special = torch.tensor(tokenizer.all_special_ids)
     both.train()
     for step in range(recipe.steps):
-        row_B = torch.randint(len(captions), (recipe.batch,), generator=generator)
-        ids, mask = encoded["input_ids"][row_B], encoded["attention_mask"][row_B]
+        rows = torch.randint(len(wordings), (recipe.batch,), generator=generator).tolist()
+        pairs = [
+            [wordings[r][int(i)] for i in torch.randint(len(wordings[r]), (2,), generator=generator)] for r in rows
+        ]
+        batch = tokenizer([a for a, _ in pairs], return_tensors="pt", padding=True)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
         hide = (torch.rand(ids.shape, generator=generator) < 0.15) & ~torch.isin(ids, special)
         hidden = model(input_ids=ids.masked_fill(hide, tokenizer.mask_token_id), attention_mask=mask).last_hidden_state
-        loss = nn.functional.cross_entropy(head(hidden[hide]), ids[hide])
-        on_step(step, _update(loss, both, optimiser, rate))
+        masked = nn.functional.cross_entropy(masked_head(hidden[hide]), ids[hide])
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        other = tokenizer([b for _, b in pairs], return_tensors="pt", padding=True)["input_ids"]
+        target = torch.zeros(recipe.batch, vocabulary).scatter_(1, other, 1.0)
+        target[:, special] = 0.0
+        words = nn.functional.cross_entropy(words_head(pooled), target / target.sum(1, keepdim=True))
+        on_step(step, _update(masked + words, both, optimiser, rate))
     model.eval()
     model.save_pretrained(directory)

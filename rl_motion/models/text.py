@@ -123,9 +123,7 @@ class TinyBertConfig:
     seed: int = 0
 
 
-def create_tiny_bert(
-    captions: Iterable[str], directory: str | Path, config: TinyBertConfig | None = None
-) -> None:
+def create_tiny_bert(captions: Iterable[str], directory: str | Path, config: TinyBertConfig | None = None) -> None:
     """Write an untrained small BERT with a vocabulary of the captions' words as a Hugging Face directory.
 
     The tokenizer is a lower-casing WordPiece: known words are one token each, unknown words fall apart into
@@ -138,9 +136,7 @@ def create_tiny_bert(
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     texts = (normalizer.normalize_str(caption) for caption in captions)
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
-    letters = sorted(
-        set("abcdefghijklmnopqrstuvwxyz0123456789.,'-") | {letter for word in words for letter in word}
-    )
+    letters = sorted(set("abcdefghijklmnopqrstuvwxyz0123456789.,'-") | {letter for word in words for letter in word})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     entries = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words])
     vocabulary = {entry: index for index, entry in enumerate(entries)}

@@ -149,9 +149,7 @@ class TMRScorer(nn.Module):
         """Unit embeddings [B, C] of token features."""
         return functional.normalize(self.tmr.encode_text(tokens_BLC, length_B).mu_BC, dim=-1)
 
-    def score(
-        self, features_BFD: Tensor, length_B: Tensor, tokens_BLC: Tensor, text_length_B: Tensor
-    ) -> Tensor:
+    def score(self, features_BFD: Tensor, length_B: Tensor, tokens_BLC: Tensor, text_length_B: Tensor) -> Tensor:
         """Cosine [B] in [-1, 1] between motion i and text i."""
         motion_BC = self.embed_motion(features_BFD, length_B)
         return (motion_BC * self.embed_text(tokens_BLC, text_length_B)).sum(dim=-1)

@@ -115,8 +115,7 @@ def features_to_joints(features_FD: torch.Tensor) -> torch.Tensor:
     """
     if features_FD.shape[-1] != FEATURES_D:
         raise ValueError(
-            f"features: got {tuple(features_FD.shape)}, want [..., F, {FEATURES_D}], denormalised; "
-            "decode latents first"
+            f"features: got {tuple(features_FD.shape)}, want [..., F, {FEATURES_D}], denormalised; decode latents first"
         )
     x = features_FD if features_FD.dtype == torch.float64 else features_FD.float()
     # Row f holds the change from f to f + 1: shift by one, so that frame 0 is at the origin, heading Z+.

@@ -46,9 +46,7 @@ def qrot(q_4: FloatArray, v_3: FloatArray) -> FloatArray:
     a, b, c = (v_3[..., i] for i in range(3))
     # t = 2 q x v, then v + w t + q x t: three cross products written out, several times faster than np.cross.
     t0, t1, t2 = 2 * (y * c - z * b), 2 * (z * a - x * c), 2 * (x * b - y * a)
-    return np.stack(
-        [a + w * t0 + y * t2 - z * t1, b + w * t1 + z * t0 - x * t2, c + w * t2 + x * t1 - y * t0], axis=-1
-    )
+    return np.stack([a + w * t0 + y * t2 - z * t1, b + w * t1 + z * t0 - x * t2, c + w * t2 + x * t1 - y * t0], axis=-1)
 
 
 def qbetween(start_3: FloatArray, end_3: FloatArray) -> FloatArray:

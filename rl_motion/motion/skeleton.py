@@ -131,9 +131,7 @@ class Skeleton:
         directions: FloatArray = bones / np.sqrt((bones * bones).sum(-1, keepdims=True))
         return directions
 
-    def from_directions(
-        self, root_3: FloatArray, directions_J3: FloatArray, lengths_J: FloatArray
-    ) -> FloatArray:
+    def from_directions(self, root_3: FloatArray, directions_J3: FloatArray, lengths_J: FloatArray) -> FloatArray:
         """Return joints [..., J, 3] from root [..., 3], bone directions [..., J - 1, 3], lengths [J - 1]."""
         bones = directions_J3 * lengths_J[:, None]
         joints = np.empty((*root_3.shape[:-1], len(self.parents), 3), dtype=bones.dtype)
@@ -152,9 +150,7 @@ class Skeleton:
         local = qmul(qinv(absolute[..., self.rotation_parents[1:], :]), turns)
         return np.concatenate([root_4[..., None, :], local], axis=-2)
 
-    def forward_kinematics(
-        self, root_3: FloatArray, rotations: FloatArray, offsets_J3: FloatArray
-    ) -> FloatArray:
+    def forward_kinematics(self, root_3: FloatArray, rotations: FloatArray, offsets_J3: FloatArray) -> FloatArray:
         """Return joints [..., J, 3] from HumanML3D's local rotations: the inverse of `inverse_kinematics`.
 
         Args:
@@ -184,9 +180,7 @@ PARENTS: tuple[int, ...] = HUMANML3D.parents
 """Parent joint of each joint; -1 for the pelvis."""
 
 
-def fk_local(
-    root_position_F3: FloatArray, local_rotations_FJ33: FloatArray, offsets_J3: FloatArray
-) -> FloatArray:
+def fk_local(root_position_F3: FloatArray, local_rotations_FJ33: FloatArray, offsets_J3: FloatArray) -> FloatArray:
     """Return joints [F, J, 3] in metres of a pose authored with local rotations (BVH and SMPL convention).
 
     World rotation of j = world rotation of its parent @ local rotation of j; position of j = position of its

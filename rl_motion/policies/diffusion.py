@@ -79,9 +79,7 @@ class DiffusionPolicy:
     meets the audit.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, config: PolicyConfig, *, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, config: PolicyConfig, *, dtype: torch.dtype = torch.float32) -> None:
         """Build the tables and fix the schedule hash.
 
         Args:

@@ -38,9 +38,7 @@ def unit_noise(unit: Unit, step: int, features: int, dtype: torch.dtype) -> Tens
     for row, prompt in enumerate(prompts):
         sample = row % unit.samples_per_prompt
         generator = _generator(f"{unit.seed}/{unit.iteration}/{prompt.id}/{sample}/{step}")
-        noise_BFD[row, : prompt.length] = torch.from_numpy(
-            _normal(generator, (prompt.length, features), dtype)
-        )
+        noise_BFD[row, : prompt.length] = torch.from_numpy(_normal(generator, (prompt.length, features), dtype))
     return noise_BFD
 
 

@@ -25,9 +25,7 @@ class Term:
     reward: Reward
 
 
-def build_terms(
-    configs: Sequence[RewardConfig], registry: Mapping[str, Callable[[], Reward]]
-) -> tuple[Term, ...]:
+def build_terms(configs: Sequence[RewardConfig], registry: Mapping[str, Callable[[], Reward]]) -> tuple[Term, ...]:
     """The terms a job asks for, made from `registry` (usually `rl_motion.rewards.REWARDS`).
 
     Raises:
@@ -38,13 +36,9 @@ def build_terms(
         raise UserError(f"got no reward; want at least one; choose from {sorted(registry)}")
     for name in names:
         if name not in registry:
-            raise UserError(
-                f"got reward {name!r}; want one of {sorted(registry)}; correct `rewards` in the job"
-            )
+            raise UserError(f"got reward {name!r}; want one of {sorted(registry)}; correct `rewards` in the job")
         if names.count(name) > 1:
-            raise UserError(
-                f"got reward {name!r} {names.count(name)} times; want it once; add up its weights"
-            )
+            raise UserError(f"got reward {name!r} {names.count(name)} times; want it once; add up its weights")
     return tuple(Term(config.name, config.weight, registry[config.name]()) for config in configs)
 
 

@@ -41,9 +41,7 @@ class TMRReward:
 
         return cls(load_tmr())
 
-    def __call__(
-        self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
         """Cosine [B] of each motion with its row's prompt. This TMR saw clean motion only: `noise_level_B` is
         refused.
 
@@ -63,8 +61,7 @@ class TMRReward:
             )
         if noise_level_B is not None:
             raise UserError(
-                "got motions with a noise level; reward 'tmr' wants clean motions; score the decoded x0 "
-                "instead"
+                "got motions with a noise level; reward 'tmr' wants clean motions; score the decoded x0 instead"
             )
         if len(prompts) != motions.features_BFD.shape[0]:
             raise UserError(

@@ -99,13 +99,13 @@ class Pool:
             actor = self.spawn()
             self.coming[actor.prepare.remote()] = actor
 
-    def replace(self, actor: Any) -> None:  # noqa: ANN401 - Ray's handles have no type
+    def replace(self, actor: Any) -> None:
         """End an actor, dead or doubtful, and start another."""
         self.actors.remove(actor)
         ray.kill(actor)
         self.fill()
 
-    def admit(self, ready: Any) -> Any:  # noqa: ANN401 - what `prepare` answers
+    def admit(self, ready: Any) -> Any:
         """Take in the actor that answered; None where it died on its way and another was started.
 
         Raises:
@@ -274,7 +274,7 @@ def _spawner(kind: type, job: Job, workshop: Workshop, role: str) -> Callable[[]
     return lambda: actor.remote(job, workshop)
 
 
-def _sampling(version: int, sha256: str, adapter: Any, unit: Unit) -> Call:  # noqa: ANN401 - a reference
+def _sampling(version: int, sha256: str, adapter: Any, unit: Unit) -> Call:
     return lambda actor: tuple(actor.sample_apart.remote(version, sha256, adapter, unit))
 
 
@@ -321,7 +321,7 @@ def _scatter(pool: Pool, calls: Sequence[Call]) -> list[tuple[Any, Any]]:
     return results
 
 
-def _get(ref: Any) -> Any:  # noqa: ANN401 - a reference and what it stands for
+def _get(ref: Any) -> Any:
     """The value, or the error that the user should see."""
     try:
         return ray.get(ref)

@@ -25,9 +25,7 @@ def _weights(golden):
 
 
 def _model(golden, mask_frames):
-    model = MDM(
-        MDMConfig(latent_dim=64, ff_size=128, num_layers=2, mask_frames=mask_frames, pos_embed_max_len=256)
-    )
+    model = MDM(MDMConfig(latent_dim=64, ff_size=128, num_layers=2, mask_frames=mask_frames, pos_embed_max_len=256))
     model.load_state_dict(_weights(golden), strict=True)
     return model.eval()
 
@@ -63,9 +61,7 @@ def test_the_null_condition_is_a_zero_vector_before_the_projection(golden):
     model = _model(golden, mask_frames=True)
     x_BFD, t_B, length_B = golden["in/x"][:, :, 0].transpose(1, 2), golden["in/t"], golden["in/lengths"]
     with torch.no_grad():
-        assert torch.equal(
-            model(x_BFD, t_B, None, length_B), model(x_BFD, t_B, torch.zeros(3, 512), length_B)
-        )
+        assert torch.equal(model(x_BFD, t_B, None, length_B), model(x_BFD, t_B, torch.zeros(3, 512), length_B))
 
 
 def test_position_tables_of_any_size_are_accepted_and_ignored(golden):

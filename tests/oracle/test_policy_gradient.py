@@ -105,9 +105,7 @@ def test_control_history_as_a_constant_is_biased(last_step: str, quadrature, mon
         return torch.stack(means, dim=1)
 
     monkeypatch.setattr(DiffusionPolicy, "_means", means_with_constant_history)
-    config = PolicyConfig(
-        steps=4 if last_step == "frozen" else 3, order=2, last_step=last_step, log_prob="sum"
-    )
+    config = PolicyConfig(steps=4 if last_step == "frozen" else 3, order=2, last_step=last_step, log_prob="sum")
     assert relative_error(config, quadrature, "sample") > 100 * LIMIT
 
 

@@ -63,9 +63,7 @@ def trajectory(tables: SolverTables, kind: str, timesteps: int, start: tuple[Ten
     x, noise = start
     latents, previous = [x], None
     for k in range(len(tables.timestep_K)):
-        raw = raw_prediction(
-            predict(x, tables.timestep_K[k], timesteps), x, (tables.alpha[k], tables.sigma[k]), kind
-        )
+        raw = raw_prediction(predict(x, tables.timestep_K[k], timesteps), x, (tables.alpha[k], tables.sigma[k]), kind)
         x0 = tables.to_x0(k, x, raw, kind)  # type: ignore[arg-type]
         mean, std = tables.transition(k, x, x0, previous)
         x, previous = mean + std * noise[k], x0
@@ -73,9 +71,7 @@ def trajectory(tables: SolverTables, kind: str, timesteps: int, start: tuple[Ten
     return torch.stack(latents)
 
 
-def diffusers_trajectory(
-    scheduler: object, kind: str, timesteps: int, start: tuple[Tensor, Tensor]
-) -> Tensor:
+def diffusers_trajectory(scheduler: object, kind: str, timesteps: int, start: tuple[Tensor, Tensor]) -> Tensor:
     x, noise = start
     latents = [x]
     for k, t in enumerate(scheduler.timesteps):  # type: ignore[attr-defined]
@@ -108,9 +104,7 @@ def test_kernel_equals_stored_diffusers_float64(name: str) -> None:
     assert golden_error(name) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "name", ["cos50_trailing/o1/sample/zero", "cos1000_linspace/o2mid/epsilon/sigma_min"]
-)
+@pytest.mark.parametrize("name", ["cos50_trailing/o1/sample/zero", "cos1000_linspace/o2mid/epsilon/sigma_min"])
 def test_control_a_perturbed_table_is_noticed(name: str) -> None:
     assert golden_error(name, change=1e-6) > TOLERANCE
 

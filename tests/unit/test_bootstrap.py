@@ -23,9 +23,7 @@ def test_equals_a_bootstrap_written_as_a_loop(monkeypatch):
     times = np.random.default_rng(7).multinomial(4, [0.25] * 4, size=300)
     means = []
     for drawn in times:
-        rows = [
-            values[names == name] for name, count in zip("pqrs", drawn, strict=True) for _ in range(count)
-        ]
+        rows = [values[names == name] for name, count in zip("pqrs", drawn, strict=True) for _ in range(count)]
         means.append(np.concatenate(rows).mean())
     estimate = bootstrap_mean(values, list(names), seed=7)
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))

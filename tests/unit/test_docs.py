@@ -14,9 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "clusters/*.md", "docker/*.md")
-    for path in ROOT.glob(pattern)
+    path for pattern in ("*.md", "docs/**/*.md", "clusters/*.md", "docker/*.md") for path in ROOT.glob(pattern)
 )
 CLI = "import sys; from rl_motion.cli import main; sys.argv[0] = 'rl-motion'; sys.exit(main())"
 UNCHECKED = {"cd", "export", "git", "python3", "source"}  # the shell's own and git: true on every machine
@@ -41,9 +39,7 @@ def anchors(text: str) -> set[str]:
     for heading in HEADING.findall(FENCE.sub("", text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-        repeats = sum(
-            slug == other or re.fullmatch(re.escape(slug) + r"-\d+", other) is not None for other in found
-        )
+        repeats = sum(slug == other or re.fullmatch(re.escape(slug) + r"-\d+", other) is not None for other in found)
         found.append(f"{slug}-{repeats}" if repeats else slug)
     return set(found)
 
@@ -58,10 +54,7 @@ def broken_links(document: Path) -> list[str]:
         name, _, fragment = link.partition("#")
         target = document.parent / name if name else document
         missing_heading = (
-            fragment
-            and target.suffix == ".md"
-            and target.is_file()
-            and fragment not in anchors(target.read_text())
+            fragment and target.suffix == ".md" and target.is_file() and fragment not in anchors(target.read_text())
         )
         if not target.exists() or missing_heading:
             broken.append(link)
@@ -79,13 +72,9 @@ def commands(text: str) -> list[str]:
 @cache
 def run(*command: str) -> tuple[int, str]:
     """Exit status and output of a command in the checkout, on a wide plain terminal, outside any make."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environment |= {"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -119,9 +108,7 @@ def complaint(command: str) -> str | None:
         status, text = run("make", "--dry-run", *arguments)
         return None if status == 0 else text
     if program == "ray":
-        return (
-            None if any(tuple(arguments[: len(known)]) == known for known in RAY) else "not a command of ray"
-        )
+        return None if any(tuple(arguments[: len(known)]) == known for known in RAY) else "not a command of ray"
     return None if program in UNCHECKED else f"want make, rl-motion, ray or one of {sorted(UNCHECKED)}"
 
 

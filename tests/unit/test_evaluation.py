@@ -64,9 +64,7 @@ class FakePolicy:
             for prompt in unit.prompts
             for sample in range(unit.samples_per_prompt)
         ]
-        noise = torch.stack(
-            [torch.randn(FRAMES, 1, generator=torch.Generator().manual_seed(s)) for s in seeds]
-        )
+        noise = torch.stack([torch.randn(FRAMES, 1, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return Trajectory(
             unit=unit,
             latents_BTFD=noise[:, None],
@@ -81,9 +79,7 @@ class FakePolicy:
     def decode(self, trajectory):
         sway_B = self.gain * trajectory.x0_BFD[:, 0, 0].abs() * 0.01
         features = standing_BFD(trajectory.unit.batch, sway_B)
-        return Motions(
-            features, trajectory.length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE
-        )
+        return Motions(features, trajectory.length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE)
 
 
 class Sway:

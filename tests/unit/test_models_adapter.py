@@ -38,9 +38,7 @@ def _inputs():
 def _randomise(network, seed=3):
     generator = torch.Generator().manual_seed(seed)
     state = adapter_state(network)
-    load_adapter_state(
-        network, {n: torch.randn(t.shape, generator=generator) * 0.1 for n, t in state.items()}
-    )
+    load_adapter_state(network, {n: torch.randn(t.shape, generator=generator) * 0.1 for n, t in state.items()})
 
 
 def _adapted(config=None, **kwargs):

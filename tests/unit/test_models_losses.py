@@ -38,9 +38,7 @@ def test_extra_negatives_are_pushed_away():
     text, motion, wrong = torch.randn(4, 6), torch.randn(4, 6), torch.randn(4, 6, requires_grad=True)
     info_nce(text, motion, negatives=Negatives(motion_NC=wrong)).backward()
     moved = wrong.detach() - 0.01 * wrong.grad
-    assert (
-        similarity_matrix(text, moved).logsumexp(1).sum() < similarity_matrix(text, wrong).logsumexp(1).sum()
-    )
+    assert similarity_matrix(text, moved).logsumexp(1).sum() < similarity_matrix(text, wrong).logsumexp(1).sum()
 
 
 def test_filtered_pairs_leave_the_denominator_but_never_the_diagonal():

@@ -32,9 +32,7 @@ def test_shapes_and_lengths(encoder):
 
 def test_pooled_is_the_mean_over_the_attention_mask(encoder):
     hidden_BLC, length_B = encoder.tokens(CAPTIONS)
-    want = torch.stack(
-        [row[:length].mean(0) for row, length in zip(hidden_BLC, length_B.tolist(), strict=True)]
-    )
+    want = torch.stack([row[:length].mean(0) for row, length in zip(hidden_BLC, length_B.tolist(), strict=True)])
     torch.testing.assert_close(encoder.pooled(CAPTIONS), want)
 
 

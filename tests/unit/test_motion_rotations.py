@@ -100,9 +100,7 @@ def test_tree():
 
 
 def random_pose(frames=9):
-    return fk_local(
-        RNG.normal(size=(frames, 3)), r.quaternion_to_matrix(quaternions(frames, 22)), HUMANML3D_OFFSETS_J3
-    )
+    return fk_local(RNG.normal(size=(frames, 3)), r.quaternion_to_matrix(quaternions(frames, 22)), HUMANML3D_OFFSETS_J3)
 
 
 @pytest.mark.parametrize("form", ["quaternion", "cont6d"])
@@ -114,9 +112,7 @@ def test_forward_undoes_inverse_kinematics_whatever_the_root_turn(form):
         local = r.quaternion_to_cont6d(local)
     got = HUMANML3D.forward_kinematics(joints[:, 0], local, HUMANML3D_OFFSETS_J3)
     assert np.allclose(got, joints)
-    assert not np.allclose(
-        HUMANML3D.forward_kinematics(joints[:, 0], local[::-1], HUMANML3D_OFFSETS_J3), joints
-    )
+    assert not np.allclose(HUMANML3D.forward_kinematics(joints[:, 0], local[::-1], HUMANML3D_OFFSETS_J3), joints)
 
 
 def test_forward_kinematics_refuses_matrices():

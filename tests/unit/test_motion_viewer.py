@@ -14,9 +14,7 @@ import pytest
 from rl_motion.motion import viewer
 from rl_motion.motion.viewer import Panel, Row, motion_page
 
-HOSTILE = (
-    """</h2></section><script>alert(1)</script><img src=x onerror=alert(2)> "quoted' & {braces} \u2028"""
-)
+HOSTILE = """</h2></section><script>alert(1)</script><img src=x onerror=alert(2)> "quoted' & {braces} \u2028"""
 JOINTS = np.random.default_rng(0).normal(size=(7, 22, 3))
 
 
@@ -40,9 +38,7 @@ def shape(page):
 
 
 def page(words, verdict=True):
-    return motion_page(
-        words, [Row(words, [Panel(words, JOINTS, verdict), Panel("base", JOINTS)])], notes=words
-    )
+    return motion_page(words, [Row(words, [Panel(words, JOINTS, verdict), Panel("base", JOINTS)])], notes=words)
 
 
 def test_hostile_text_changes_no_element():
@@ -78,9 +74,7 @@ def test_joints_survive_to_the_millimetre_and_far_ones_stop():
     far = JOINTS.copy()
     far[0, 0] = [100.0, -100.0, 0.0]
     panel = packed(motion_page("t", [Row("p", [Panel("base", far)])]))["rows"][0][0]
-    back = (
-        np.frombuffer(base64.b64decode(panel["joints"]), dtype="<i2").reshape(panel["frames"], 22, 3) / 1000
-    )
+    back = np.frombuffer(base64.b64decode(panel["joints"]), dtype="<i2").reshape(panel["frames"], 22, 3) / 1000
     assert np.abs(back[1:] - far[1:]).max() <= 5e-4 + 1e-9
     assert back[0, 0].tolist() == [32.767, -32.767, 0.0]
 

@@ -168,9 +168,7 @@ def test_exact_kl_is_the_closed_form_and_zero_without_a_change() -> None:
     kl_BS = kl_divergence(now.mean_BSFD, reference.mean_BSFD, now.std_S)
     std = now.std_S[None, :, None, None]
     distribution = torch.distributions.Normal
-    want = torch.distributions.kl_divergence(
-        distribution(now.mean_BSFD, std), distribution(reference.mean_BSFD, std)
-    )
+    want = torch.distributions.kl_divergence(distribution(now.mean_BSFD, std), distribution(reference.mean_BSFD, std))
     torch.testing.assert_close(kl_BS, want.sum(dim=(2, 3)), rtol=1e-10, atol=1e-12)
     assert float(kl_BS.detach().min()) > 0.0
     state = {n: t * 0.0 for n, t in policy.adapter_state().items()}
@@ -236,9 +234,7 @@ def test_landing_is_reported() -> None:
     frozen, _ = toy_policy(PolicyConfig())
     stop, _ = toy_policy(PolicyConfig(last_step="stop"))
     assert frozen.landing["policy/landing_sigma"] == pytest.approx(0.167, abs=1e-3)
-    assert stop.landing == pytest.approx(
-        {"policy/landing_sigma": 0.0418, "policy/landing_snr_weight": 536.4}, rel=1e-3
-    )
+    assert stop.landing == pytest.approx({"policy/landing_sigma": 0.0418, "policy/landing_snr_weight": 536.4}, rel=1e-3)
 
 
 def test_a_base_policy_needs_no_adapter() -> None:

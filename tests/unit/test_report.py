@@ -34,9 +34,7 @@ def evaluation(*, gain=1.0, jerk=1.0, diversity=1.0, drop=0.0, arms=("base", "tu
     for split in SPLITS:
         for arm in arms:
             for index in range(prompts):
-                prompt = Prompt(
-                    f"{split}{index}", f"<b>walks</b> {index}", 5, "walk" if index < 2 else "wave"
-                )
+                prompt = Prompt(f"{split}{index}", f"<b>walks</b> {index}", 5, "walk" if index < 2 else "wave")
                 for sample in range(2):
                     base = arm == "base"
                     right = 1.0 - sample if base else min(1.0, 1.0 - sample + gain)
@@ -98,12 +96,9 @@ def test_figures_are_those_of_the_records():
 def test_difference_is_paired_and_not_a_difference_of_means_of_other_rows():
     mixed = evaluation()
     order = np.random.default_rng(0).permutation(8)
-    tuned = [
-        replace(r, oracle_success=float(i % 3 == 0)) for i, r in enumerate(mixed.of("held_out", "tuned"))
-    ]
+    tuned = [replace(r, oracle_success=float(i % 3 == 0)) for i, r in enumerate(mixed.of("held_out", "tuned"))]
     base = [
-        replace(r, oracle_success=t.oracle_success)
-        for r, t in zip(mixed.of("held_out", "base"), tuned, strict=True)
+        replace(r, oracle_success=t.oracle_success) for r, t in zip(mixed.of("held_out", "base"), tuned, strict=True)
     ]
     rest = [r for r in mixed.records if r.split != "held_out"]
     mixed.records = rest + base + tuned
@@ -228,10 +223,7 @@ def page(**changes):
             {"base": False, "tuned": True},
         )
     ]
-    lines = [
-        {"iteration": i, "reward/total": 0.1 * i, "policy/kl": 0.01 * i, "learner/rows": 4.0}
-        for i in range(5)
-    ]
+    lines = [{"iteration": i, "reward/total": 0.1 * i, "policy/kl": 0.01 * i, "learner/rows": 4.0} for i in range(5)]
     return render(build(**changes), shown, metrics=lines)
 
 
