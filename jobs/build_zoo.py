@@ -58,7 +58,7 @@ def _wordings(names: Iterable[str]) -> list[list[str]]:
 
 
 @app.command()
-def text(zoo: Zoo = ZOO, steps: int = 1500) -> None:
+def text(zoo: Zoo = ZOO, steps: int = 4000) -> None:
     """Text encoder: masked words of the train captions (the vocabulary is that of all captions)."""
     create_tiny_bert([w for group in _wordings(splits()) for w in group], zoo / TEXT, TinyBertConfig())
     recipe = Recipe(steps=steps, batch=64)
@@ -119,7 +119,7 @@ def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
 
 @app.command()
 def denoiser(
-    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 0, steps: int = 16000, upper_bound: bool = False
+    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 0, steps: int = 20000, upper_bound: bool = False
 ) -> None:
     """A base denoiser on source/train; `--upper-bound`: on target/train too."""
     names = ["source/train", "target/train"] if upper_bound else ["source/train"]

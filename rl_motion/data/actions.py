@@ -21,9 +21,10 @@ HIP, KNEE, ANKLE = {"left": 1, "right": 2}, {"left": 4, "right": 5}, {"left": 7,
 SHOULDER, ELBOW = {"left": 16, "right": 17}, {"left": 18, "right": 19}
 OUT = {"left": 1.0, "right": -1.0}
 SPINE, NECK = (3, 6, 9), 12
-PERIOD = {"slow": 0.72, "": 0.46, "fast": 0.32}
+PERIOD = {"slow": 0.72, "": 0.46}
 """Seconds of one repetition."""
 TURN_SECONDS = {"slow": 1.55, "": 1.08, "fast": 0.62}
+SIT_SECONDS = {"slow": 1.64, "": 1.05, "fast": 0.55}
 WALK_MPS = {"slow": 0.5, "": 1.0, "fast": 1.55}
 RUN_MPS = {"slow": 2.2, "": 2.8, "fast": 3.4}
 SIDESTEP_MPS = {"slow": 0.32, "": 0.6, "fast": 1.0}
@@ -195,7 +196,7 @@ def _bow(pose: Pose, claim: Claim) -> None:
 
 
 def _jack(pose: Pose, claim: Claim) -> None:
-    period = pose.vary({"": 0.52, "fast": 0.34}[claim.speed], 0.05)
+    period = pose.vary({"slow": 0.75, "": 0.52}[claim.speed], 0.05)
     open_ = pose.bumps(pose.start(), period, claim.count)
     lift = pose.vary(2.7, 0.05)
     for side in ("left", "right"):
@@ -206,7 +207,7 @@ def _jack(pose: Pose, claim: Claim) -> None:
 
 def _sit(pose: Pose, claim: Claim) -> None:
     depth = {"high": 1.12, "": 1.45, "low": 1.9}[claim.extent]
-    down = pose.vary(depth, 0.05) * pose.ramp(pose.start(), pose.vary(TURN_SECONDS[claim.speed], 0.05))
+    down = pose.vary(depth, 0.05) * pose.ramp(pose.start(), pose.vary(SIT_SECONDS[claim.speed], 0.05))
     for leg in ("left", "right"):
         pose.add(HIP[leg], 0, -down)
         pose.add(KNEE[leg], 0, 1.03 * down)

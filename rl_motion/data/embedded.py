@@ -44,7 +44,7 @@ def _values(claim: Claim, *, with_side: bool) -> set[tuple[object, ...]]:
 
 
 def _split_action(claims: list[Claim]) -> dict[Claim, str]:
-    """A fifth of an action's combinations to test, an eighth to val, while train keeps every value of every side.
+    """A fifth of an action's combinations to test and some to val, while train keeps every value of every side.
 
     Actions with few combinations cannot keep each value on each side: there train keeps each value on some side.
     """
@@ -52,7 +52,7 @@ def _split_action(claims: list[Claim]) -> dict[Claim, str]:
     sides = sorted({c.side for c in claims}, key=lambda s: _digest("side", claims[0].action, s))
     out = dict.fromkeys(claims, "train")
     turns = 0
-    for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", max(round(len(claims) / 8), 1))):
+    for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", round(len(claims) / 13))):
         for _ in range(number):
             # Sides take turns, so that left and right are tested alike.
             ranked = sorted(order, key=lambda c: c.side != sides[turns % len(sides)])

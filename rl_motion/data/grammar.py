@@ -111,21 +111,21 @@ def _pace(sides: tuple[str, ...], action: str, extents: tuple[str, ...] = ("",))
     return [Claim(action, s, 0, v, e) for s, v, e in product(sides, ("", "slow", "fast"), extents)]
 
 
-def _counted(sides: tuple[str, ...], action: str, speeds: tuple[str, ...] = ("", "slow", "fast")) -> list[Claim]:
+def _counted(sides: tuple[str, ...], action: str) -> list[Claim]:
     # Three slow repetitions do not fit into two seconds.
-    return [Claim(action, s, n, v) for s, n, v in product(sides, COUNTS, speeds) if (n, v) != (3, "slow")]
+    return [Claim(action, s, n, v) for s, n, v in product(sides, COUNTS, ("", "slow")) if (n, v) != (3, "slow")]
 
 
 def source_claims() -> list[Claim]:
     """Every combination that source captions can express."""
     claims = _pace(("forward", "backward"), "walk") + _pace(("", "forward"), "run")
     claims += [Claim("jump", side, n) for side, n in product(("up", "forward"), COUNTS)]
-    claims += _counted(("",), "squat", ("", "slow")) + _counted(("",), "bow", ("", "slow"))
-    claims += _counted(("",), "jack", ("", "fast")) + _counted(("",), "arms")
+    claims += [claim for action in ("squat", "bow", "jack", "arms") for claim in _counted(("",), action)]
     claims += (
         _pace(("left", "right"), "sidestep")
         + _pace(("left", "right"), "turn")
-        + _pace(("",), "sit", ("", "low", "high"))
+        + _pace(("",), "sit", ("", "low"))
+        + [Claim("sit", extent="high")]
     )
     return claims + _sided(("",), ("",))
 

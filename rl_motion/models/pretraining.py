@@ -21,8 +21,9 @@ from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.mdm import MDM
 from rl_motion.models.tmr import TMR
 
-ROOT_WEIGHT = 8.0
-"""Weight of each root feature in the denoiser's loss: errors of the root's velocity add up along the path."""
+FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
+"""Weights in the denoiser's loss by range of features: motion is recovered from the root's velocity, whose errors add
+up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
 OnStep = Callable[[int, float], None]
 """Called with (step, loss) after every step."""
 
@@ -93,7 +94,7 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2), with `ROOT_WEIGHT` on the four root features, in bfloat16 with float32 weights.
+    arXiv:2209.14916 eq. (2), weighted by `FEATURE_WEIGHTS`, in bfloat16 with float32 weights.
     `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving average (0.999) of the weights
     in `model`.
     """
@@ -101,7 +102,8 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
     weight_D = torch.ones(data.features_NFD.shape[-1])
-    weight_D[:4] = ROOT_WEIGHT
+    for start, stop, weight in FEATURE_WEIGHTS:
+        weight_D[start:stop] = weight
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     model.train()
     for step in range(recipe.steps):
