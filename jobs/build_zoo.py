@@ -100,7 +100,7 @@ class _Data:
 
 
 @app.command()
-def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
+def tmr(zoo: Zoo = ZOO, steps: int = 3000, seed: int = 0) -> None:
     """The reward: TMR on the motion and captions of source/train and target/train."""
     data = _Data(zoo, ["source/train", "target/train"], seed=100 + seed)
     torch.manual_seed(seed)
@@ -119,7 +119,7 @@ def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
 
 @app.command()
 def denoiser(
-    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 0, steps: int = 20000, upper_bound: bool = False
+    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 0, steps: int = 14000, upper_bound: bool = False
 ) -> None:
     """A base denoiser on source/train; `--upper-bound`: on target/train too."""
     names = ["source/train", "target/train"] if upper_bound else ["source/train"]

@@ -1,8 +1,8 @@
 """What the embedded world can be asked to do, and the captions that ask for it.
 
 A `Claim` is one combination of action, side, count, speed and extent; `render` words it, with paraphrases.
-Source captions never say which side the actions in `COARSE` use (annotators of the source did not care);
-target captions always do. That is the gap post-training closes from captions alone.
+Source claims leave open which side the actions in `COARSE` use; target claims always name it. That is the gap
+post-training closes from captions alone.
 """
 
 from __future__ import annotations
