@@ -147,4 +147,5 @@ def _nameable(claim: Claim) -> tuple[Claim, ...]:
     """Both sides of a coarse claim, if target/train has both; else nothing."""
     sides = ("clockwise", "counterclockwise") if claim.action in ("circle", "spin") else ("left", "right")
     both = tuple(replace(claim, side=side) for side in sides)
-    return both if claim.action in COARSE and set(both) <= set(splits()["target/train"]) else ()
+    coarse = claim.action in COARSE and not claim.side
+    return both if coarse and set(both) <= set(splits()["target/train"]) else ()
