@@ -293,6 +293,7 @@ def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
     """
     pose = Pose(np.arange(frames) / FPS, rng)
     ACTIONS[claim.action](pose, claim)
+    pose.add(NECK, 0, {"": 0.0, "down": 0.65, "up": -0.65}[claim.gaze] * pose.vary(1.0, 0.12))
     # A person is never quite symmetric nor quite still.
     pose.angle_FJ3 += rng.normal(0, 0.03, (1, 22, 3))
     drift = np.sin(2 * np.pi * (pose.t_F[:, None, None] * rng.uniform(0.3, 0.8, (1, 22, 3)) + rng.random((1, 22, 3))))

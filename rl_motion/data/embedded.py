@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from random import Random
 
 import numpy as np
@@ -36,36 +37,31 @@ def _digest(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
-def _values(claim: Claim, *, with_side: bool) -> set[tuple[object, ...]]:
-    """What train must keep so that this claim can be composed: its values, each with its side or alone."""
-    side = claim.side if with_side else ""
-    values: set[tuple[object, ...]] = {("count", side, claim.count), ("speed", side, claim.speed)}
-    return values | {("extent", side, claim.extent), ("side", claim.side)}
+def _pairs(claim: Claim) -> set[tuple[object, ...]]:
+    """What train must keep so that this claim can be composed: each pair of its values."""
+    parts = {"side": claim.side, "count": claim.count, "speed": claim.speed, "extent": claim.extent, "gaze": claim.gaze}
+    return {((a, parts[a]), (b, parts[b])) for a, b in combinations(parts, 2)}
 
 
 def _split_action(claims: list[Claim]) -> dict[Claim, str]:
-    """A fifth of an action's combinations to test and some to val, while train keeps every value of every side.
-
-    Actions with few combinations cannot keep each value on each side: there train keeps each value on some side.
-    """
+    """A fifth of an action's combinations to test, a tenth to val, while train keeps every pair of values."""
     order = sorted(claims, key=lambda c: _digest("split", c.key))
     sides = sorted({c.side for c in claims}, key=lambda s: _digest("side", claims[0].action, s))
     out = dict.fromkeys(claims, "train")
     turns = 0
-    for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", round(len(claims) / 13))):
+    for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", round(len(claims) / 10))):
         for _ in range(number):
             # Sides take turns, so that left and right are tested alike.
             ranked = sorted(order, key=lambda c: c.side != sides[turns % len(sides)])
             free = [c for c in ranked if out[c] == "train"]
-            for claim in [c for c in free if _composable(c, free, with_side=len(claims) > 6)][:1]:
+            for claim in [c for c in free if _composable(c, free)][:1]:
                 out[claim] = part
             turns += 1
     return out
 
 
-def _composable(claim: Claim, train: list[Claim], *, with_side: bool) -> bool:
-    rest = [_values(c, with_side=with_side) for c in train if c != claim]
-    return _values(claim, with_side=with_side) <= set().union(*rest)
+def _composable(claim: Claim, train: list[Claim]) -> bool:
+    return _pairs(claim) <= set().union(*(_pairs(c) for c in train if c != claim))
 
 
 @cache

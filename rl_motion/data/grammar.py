@@ -1,6 +1,6 @@
 """What the embedded world can be asked to do, and the captions that ask for it.
 
-A `Claim` is one combination of action, side, count, speed and extent; `render` words it, with paraphrases.
+A `Claim` is one combination of action, side, count, speed, extent and gaze; `render` words it, with paraphrases.
 Source claims leave open which side the actions in `COARSE` use; target claims always name it. That is the gap
 post-training closes from captions alone.
 """
@@ -20,7 +20,7 @@ class Claim:
 
     side: left | right | forward | backward | up | clockwise | counterclockwise; count: 1-3;
     speed: slow | fast; extent: small | large (circles), half | full (spins),
-    low | high (seats).
+    low | high (seats); gaze: down | up.
     """
 
     action: str
@@ -28,11 +28,12 @@ class Claim:
     count: int = 0
     speed: str = ""
     extent: str = ""
+    gaze: str = ""
 
     @property
     def key(self) -> str:
         """Stable name of the combination."""
-        return f"{self.action}/{self.side or '-'}/{self.count or '-'}/{self.speed or '-'}/{self.extent or '-'}"
+        return f"{self.action}/{self.side or '-'}/{self.count or '-'}/{self.speed or '-'}/{self.extent or '-'}/{self.gaze or '-'}"
 
 
 VERBS: dict[str, tuple[str, ...]] = {
@@ -81,6 +82,12 @@ _SIZES = {
 }
 
 
+_GAZES = {
+    "down": ("looking down", "with the head down", "while looking at the floor"),
+    "up": ("looking up", "with the head up", "while looking at the ceiling"),
+}
+
+
 def _side_words(claim: Claim, rng: Random) -> str:
     if claim.side in _DIRECTIONS:
         return rng.choice(_DIRECTIONS[claim.side])
@@ -104,6 +111,8 @@ def render(claim: Claim, rng: Random) -> str:
         tail.append(rng.choice(_TIMES[claim.count]))
     if claim.speed:
         tail.append(rng.choice(_SPEEDS[claim.speed]))
+    if claim.gaze:
+        tail.append(rng.choice(_GAZES[claim.gaze]))
     return " ".join([rng.choice(_SUBJECTS), verb, *tail])
 
 
@@ -127,12 +136,17 @@ def source_claims() -> list[Claim]:
         + _pace(("",), "sit", ("", "low"))
         + [Claim("sit", extent="high")]
     )
-    return claims + _sided(("",), ("",))
+    return _gazing(claims + _sided(("",), ("",)))
 
 
 def target_claims() -> list[Claim]:
     """Every combination that target captions can express: the coarse actions with their side named."""
-    return _sided(("left", "right"), ("clockwise", "counterclockwise"))
+    return _gazing(_sided(("left", "right"), ("clockwise", "counterclockwise")))
+
+
+def _gazing(claims: list[Claim]) -> list[Claim]:
+    """Each with every gaze. What is held out then combines parts that were all seen in pairs."""
+    return [replace(claim, gaze=gaze) for claim, gaze in product(claims, ("", "down", "up"))]
 
 
 def _sided(limbs: tuple[str, ...], rounds: tuple[str, ...]) -> list[Claim]:
@@ -144,16 +158,18 @@ _OPPOSITE = {
     "left": "right", "right": "left", "forward": "backward", "backward": "forward",
     "clockwise": "counterclockwise", "counterclockwise": "clockwise", "slow": "fast", "fast": "slow",
     "small": "large", "large": "small", "half": "full", "full": "half", "low": "high", "high": "low",
+    "down": "up", "up": "down",
 }  # fmt: skip
 
 
 def contradictions(claim: Claim) -> dict[str, Claim]:
-    """Claims of the same world that contradict this one, by kind: side, count, speed, extent."""
+    """Claims of the same world that contradict this one, by kind: side, count, speed, extent, gaze."""
     other = {
         "side": replace(claim, side=_OPPOSITE.get(claim.side, claim.side)),
         "count": replace(claim, count={0: 0, 1: 2, 2: 3, 3: 2}[claim.count]),
         "speed": replace(claim, speed=_OPPOSITE.get(claim.speed, "")),
         "extent": replace(claim, extent=_OPPOSITE.get(claim.extent, "")),
+        "gaze": replace(claim, gaze=_OPPOSITE.get(claim.gaze, "")),
     }
     possible = {*source_claims(), *target_claims()}
     return {kind: value for kind, value in other.items() if value != claim and value in possible}

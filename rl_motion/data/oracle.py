@@ -52,6 +52,7 @@ _SIDES = (
 )
 _COUNTS = ((1, r"\bonce\b|one time|single time"), (2, r"\btwice\b|two times"), (3, r"three times|thrice"))
 _SPEEDS = (("slow", r"slow|unhurried"), ("fast", r"quick|fast|rapid"))
+_GAZES = (("down", r"looking down|head down|floor"), ("up", r"looking up|head up|ceiling"))
 _EXTENTS = (
     ("small", r"small|tight"),
     ("large", r"large|wide"),
@@ -71,6 +72,7 @@ class Reading:
     count: int
     speed: str
     extent: str
+    gaze: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def read(caption: str) -> Reading:
         side = side or "up"
     count = next((n for n, pattern in _COUNTS if re.search(pattern, text)), 0)
     extent = first(_EXTENTS) if action in ("circle", "spin", "sit") else ""
-    return Reading(action, side, count, first(_SPEEDS), extent)
+    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +501,17 @@ def _sidestep(m: Measures, reading: Reading) -> dict[str, bool]:
     }  # fmt: skip
 
 
+def _gaze(m: Measures, gaze: str) -> bool:
+    """The head's lean ahead of the upper spine's, in the middle of the clip."""
+
+    def lean_F(above: int, below: int) -> Array:
+        bone = m.own_FJ3[:, above] - m.own_FJ3[:, below]
+        return np.degrees(np.arctan2(bone[:, 2], bone[:, 1]))
+
+    bent = float(np.median(lean_F(15, 12) - lean_F(12, 9)))
+    return {"": True, "down": bent > 18, "up": bent < -15}[gaze]
+
+
 CHECKS: dict[str, Check] = {
     "walk": _walk, "run": _run, "jump": _jump, "squat": _squat, "bow": _bow, "jack": _jack,
     "sidestep": _sidestep,
@@ -522,6 +535,8 @@ def check(caption: str, joints_FJ3: Array, fps: float = 20.0) -> Verdict:
     if not np.isfinite(joints).all():
         return Verdict(False, False, False, ("not finite",))
     reading = read(caption)
-    failed = tuple(name for name, ok in CHECKS[reading.action](measure(joints, fps), reading).items() if not ok)
+    measures = measure(joints, fps)
+    checks = CHECKS[reading.action](measures, reading) | {"gaze": _gaze(measures, reading.gaze)}
+    failed = tuple(name for name, ok in checks.items() if not ok)
     band = in_band(joints)
     return Verdict(not failed and band, not failed, band, failed if band else (*failed, "outside the sentinels' band"))
