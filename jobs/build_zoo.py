@@ -58,7 +58,7 @@ def _wordings(names: Iterable[str]) -> list[list[str]]:
 
 
 @app.command()
-def text(zoo: Zoo = ZOO, steps: int = 4000) -> None:
+def text(zoo: Zoo = ZOO, steps: int = 3000) -> None:
     """Text encoder: masked words of the train captions (the vocabulary is that of all captions)."""
     create_tiny_bert([w for group in _wordings(splits()) for w in group], zoo / TEXT, TinyBertConfig())
     recipe = Recipe(steps=steps, batch=64)
@@ -100,7 +100,7 @@ class _Data:
 
 
 @app.command()
-def tmr(zoo: Zoo = ZOO, steps: int = 3000, seed: int = 0) -> None:
+def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
     """The reward: TMR on the motion and captions of source/train and target/train."""
     data = _Data(zoo, ["source/train", "target/train"], seed=100 + seed)
     torch.manual_seed(seed)

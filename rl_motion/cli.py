@@ -86,6 +86,7 @@ def sample(  # noqa: PLR0913, PLR0917 - options
         job = sampling.job_of(adapter, model)
         frames = length if length is not None else job.prompts.default_length
         prompts = [make_prompt(text, frames) for text in prompt]
+        sampling.check_prompts(job, prompts)
         policy = sampling.load_policy(job, adapter)
         array = sampling.sample_page(policy, prompts, samples, seed=seed, page=out)
         _say(f"motions: {out}", f"joints:  {array}")

@@ -188,12 +188,23 @@ def check(job: Job) -> None:
     """Everything goes."""
 
 
-WORKSHOP = Workshop(check=check, policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool)
+def weights(job: Job) -> dict[str, str]:
+    return {"model": "0123456789abcdef"}
+
+
+def other_weights(job: Job) -> dict[str, str]:
+    return {"model": "fedcba9876543210"}
+
+
+WORKSHOP = Workshop(
+    check=check, policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool, weights=weights
+)
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)
-REAL_POLICY = Means(Workshop(check=check, rewards=rewards, pool=pool), evaluate)
+REAL_POLICY = Means(Workshop(check=check, rewards=rewards, pool=pool, weights=weights), evaluate)
 """Only rewards, prompts and evaluation are toys."""
 OTHER_PROMPTS = Means(replace(WORKSHOP, pool=other_pool), evaluate)
+OTHER_WEIGHTS = Means(replace(WORKSHOP, weights=other_weights), evaluate)
 
 
 def toy_job(model: str = "toy", iterations: int = 4, **runtime: Any) -> Job:
@@ -214,6 +225,12 @@ def toy_job(model: str = "toy", iterations: int = 4, **runtime: Any) -> Job:
             "tracking": TrackingConfig(mlflow_uri=None),
         }
     )
+
+
+def real_job(model: Path, **runtime: object) -> Job:
+    """Two iterations of a real model."""
+    base = toy_job(str(model), iterations=2, **{"threads": 2, **runtime})
+    return base.model_copy(update={"policy": base.policy.model_copy(update={"steps": 4})})
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

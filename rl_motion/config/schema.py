@@ -34,7 +34,7 @@ class ModelConfig(Section):
 
 
 class AdapterConfig(Section):
-    """LoRA through peft. Rank 4 and no dropout are the paper's; alpha and targets were chosen by ablation."""
+    """LoRA through peft. Rank 4 and no dropout are the paper's."""
 
     rank: Positive = 4
     alpha: PositiveFloat = 8.0
@@ -70,7 +70,7 @@ class RewardConfig(Section):
 
 
 class SentinelsConfig(Section):
-    """The band outside which a motion does not count as a success and a run warns."""
+    """When the report warns: a sentinel of the tuned model above this multiple of the base's."""
 
     ratio_to_base: PositiveFloat = 1.5
 
@@ -98,6 +98,8 @@ class TrainConfig(Section):
     prompts_per_iteration: Positive = 32
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     prompts_per_unit: Positive = 8
+    units_per_step: Positive = 1
+    """Units that an optimiser step accumulates: the mini-batch of PPO."""
     learning_rate: PositiveFloat = 7e-4
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     max_grad_norm: PositiveFloat = 1.0

@@ -41,14 +41,17 @@ class Learner:
         self._audited = False
 
     def step(self, batch: Sequence[Experience]) -> Metrics:
-        """One optimiser step per inner epoch over the whole batch; the first call audits every unit.
+        """`inner_epochs` passes over the batch, an optimiser step every `units_per_step` units.
+
+        The first call audits every unit.
 
         Returns:
-            The algorithm's metrics of the last inner epoch, weighted by rows, and the learner's own.
+            The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`), and the
+            learner's own.
 
         Raises:
             AuditError: replay does not reproduce a rollout bit for bit; nothing was updated.
-            RunFault: a loss or a gradient is not finite; that update was not made.
+            RunFault: a loss or a gradient is not finite; the learner is as it was before the call.
         """
         units = sorted(batch, key=lambda experience: experience.trajectory.unit.index)
         if not units:
@@ -57,10 +60,15 @@ class Learner:
             for experience in units:
                 audit(self._policy, experience.trajectory)
             self._audited = True
-        metrics: Metrics = {}
-        for _ in range(self._algorithm.inner_epochs):
-            metrics = self._update(units)
-        return metrics
+        size = self._config.units_per_step
+        chunks = [units[start : start + size] for start in range(0, len(units), size)]
+        before = self.state_dict_tensors()
+        try:
+            parts = [part for _ in range(self._algorithm.inner_epochs) for chunk in chunks for part in self._update(chunk)]
+        except RunFault:
+            self.load_state_dict_tensors(before)
+            raise
+        return _merge(parts) | {"learner/updates": float(len(chunks) * self._algorithm.inner_epochs)}
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
         """Adapter, Adam's moments and its step counter as one flat dict of CPU copies, for safetensors."""
@@ -96,22 +104,22 @@ class Learner:
                 "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
             }
 
-    def _update(self, units: Sequence[Experience]) -> Metrics:
+    def _update(self, units: Sequence[Experience]) -> list[tuple[int, Metrics]]:
+        """One optimiser step; the metrics of each unit with its rows."""
         rows = sum(experience.trajectory.unit.batch for experience in units)
-        metrics: Metrics = {}
+        parts: list[tuple[int, Metrics]] = []
         self._optimizer.zero_grad(set_to_none=True)
         for experience in units:
             share = experience.trajectory.unit.batch / rows
             loss, recorded = self._algorithm.loss(self._policy, experience)
             self._refuse_non_finite("loss", loss.item(), experience)
             (loss * share).backward()
-            for name, value in recorded.items():
-                metrics[name] = metrics.get(name, 0.0) + share * value
+            parts.append((experience.trajectory.unit.batch, recorded))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
         self._refuse_non_finite("gradient norm", norm, units[0])
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return metrics | {"learner/grad_norm": norm, "learner/rows": float(rows)}
+        return [(batch, recorded | {"learner/grad_norm": norm}) for batch, recorded in parts]
 
     def _refuse_non_finite(self, what: str, value: float, experience: Experience) -> None:
         if not torch.isfinite(torch.tensor(value)):
@@ -122,3 +130,14 @@ class Learner:
                 "number; the adapter was not updated. Lower train.learning_rate or look at that iteration's "
                 "rewards, then resume from the last commit"
             )
+
+
+def _merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
+    """Means weighted by rows; of names that end in `_max`, the maximum."""
+    rows = sum(batch for batch, _ in parts)
+    merged: Metrics = {}
+    for name in parts[0][1]:
+        values = [(batch, metrics[name]) for batch, metrics in parts]
+        is_max = name.endswith("_max")
+        merged[name] = max(v for _, v in values) if is_max else sum(batch * v for batch, v in values) / rows
+    return merged

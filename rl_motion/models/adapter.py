@@ -132,26 +132,38 @@ def load_adapter(network: nn.Module, directory: str | Path) -> PeftModel:
 
     Raises:
         FileNotFoundError: the directory holds no adapter.
-        ValueError: the adapter belongs to another architecture, width or rank, or `network` is adapted
-            already.
+        ValueError: a file is broken, or the adapter belongs to another architecture, width or rank, or
+            `network` is adapted already.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(directory)
-    for name in (_CONFIG_FILE, _WEIGHTS_FILE):
-        if not (path / name).is_file():
-            raise FileNotFoundError(
-                f"got adapter directory {str(path)!r} without {name}; want {_CONFIG_FILE} and "
-                f"{_WEIGHTS_FILE}; give the adapter/ folder of a run"
-            )
-    lora = _read_config(path / _CONFIG_FILE)
-    stored = load_file(path / _WEIGHTS_FILE)
+    lora = _read_config(path)
+    try:
+        stored = load_file(path / _WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ValueError(
+            f"got {str(path / _WEIGHTS_FILE)!r}, which is no safetensors file ({error}); want the weights of an "
+            "adapter; copy them again"
+        ) from None
     tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
     _refuse_bad_targets(network, lora)
     _refuse_mismatch(_expected_shapes(network, lora), tensors)
     model = _attach(network, lora, seed=0)
     load_adapter_state(model, tensors)
     return model
+
+
+def base_model_of(directory: str | Path) -> str | None:
+    """The model that a saved adapter was trained on; None where its configuration does not say.
+
+    Raises:
+        FileNotFoundError: the directory holds no adapter.
+        ValueError: its configuration cannot be read.
+    """
+    name = _read_json(Path(directory)).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name else None
 
 
 @contextmanager
@@ -200,15 +212,40 @@ def _attach(network: nn.Module, lora: _Lora, seed: int) -> PeftModel:
     return model
 
 
-def _read_config(path: Path) -> _Lora:
-    stored = json.loads(path.read_text())
+def _read_json(directory: Path) -> dict[str, Any]:
+    for name in (_CONFIG_FILE, _WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(
+                f"got adapter directory {str(directory)!r} without {name}; want {_CONFIG_FILE} and "
+                f"{_WEIGHTS_FILE}; give the adapter/ folder of a run"
+            )
+    try:
+        stored = json.loads((directory / _CONFIG_FILE).read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"got {str(directory / _CONFIG_FILE)!r}, which is not JSON ({error}); want peft's configuration; copy it "
+            "again"
+        ) from None
+    if not isinstance(stored, dict):
+        raise ValueError(f"got a {type(stored).__name__} in {_CONFIG_FILE}; want peft's configuration; copy it again")
+    return stored
+
+
+def _read_config(directory: Path) -> _Lora:
+    stored = _read_json(directory)
+    rank, alpha = stored.get("r"), stored.get("lora_alpha")
     kind, targets = stored.get("peft_type"), stored.get("target_modules")
     if kind != "LORA" or not isinstance(targets, list):
         raise ValueError(
-            f"got a {kind} adapter with targets {targets!r} in {str(path)!r}; want LORA with a list of layer "
+            f"got a {kind} adapter with targets {targets!r} in {str(directory)!r}; want LORA with a list of layer "
             "names; export it as plain LoRA"
         )
-    return _Lora(stored["r"], stored["lora_alpha"], tuple(targets))
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise ValueError(
+            f"got r={rank!r} and lora_alpha={alpha!r} in {str(directory / _CONFIG_FILE)!r}; want a rank of at least "
+            "1 and a number; copy the file again"
+        )
+    return _Lora(rank, alpha, tuple(map(str, targets)))
 
 
 def _lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

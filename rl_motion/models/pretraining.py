@@ -228,7 +228,8 @@ def train_text_encoder(
         ids, mask = batch["input_ids"], batch["attention_mask"]
         hide = (torch.rand(ids.shape, generator=generator) < 0.15) & ~torch.isin(ids, special)
         hidden = model(input_ids=ids.masked_fill(hide, tokenizer.mask_token_id), attention_mask=mask).last_hidden_state
-        masked = nn.functional.cross_entropy(masked_head(hidden[hide]), ids[hide])
+        # The mean over no word is NaN, and a small batch may hide none.
+        masked = nn.functional.cross_entropy(masked_head(hidden[hide]), ids[hide]) if hide.any() else torch.zeros(())
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         other = tokenizer([b for _, b in pairs], return_tensors="pt", padding=True)["input_ids"]

@@ -55,6 +55,11 @@ class PromptPool:
         self._seed = seed
 
     @property
+    def prompts(self) -> list[Prompt]:
+        """Every prompt, source by source."""
+        return [prompt for prompts in self._sources.values() for prompt in prompts]
+
+    @property
     def sha256(self) -> str:
         """Hash of every prompt, source and weight, in order."""
         content = [

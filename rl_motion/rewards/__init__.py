@@ -15,4 +15,7 @@ REWARDS: dict[str, Callable[[], Reward]] = {
 }
 """What a job may name under `rewards`, and how it is made: without arguments, on the worker that uses it."""
 
-__all__ = ["REWARDS", "TMRReward"]
+CHECKPOINTS: dict[str, str] = {"tmr": TMRReward.checkpoint}
+"""The packaged weights that a reward reads, by its name: what a resume compares."""
+
+__all__ = ["CHECKPOINTS", "REWARDS", "TMRReward"]

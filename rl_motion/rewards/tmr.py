@@ -29,6 +29,7 @@ class TMRReward:
 
     accepts = frozenset({Representation.HUMANML3D_263})
     differentiable = True
+    checkpoint = "tmr-embedded"
 
     def __init__(self, model: Similarity) -> None:
         """Reward with this retrieval model."""
@@ -39,7 +40,7 @@ class TMRReward:
         """The reward with the embedded world's TMR; only the worker that scores loads it."""
         from rl_motion.models.zoo import load_tmr
 
-        return cls(load_tmr())
+        return cls(load_tmr(cls.checkpoint))
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
         """Cosine [B] of each motion with its row's prompt. This TMR saw clean motion only: `noise_level_B` is

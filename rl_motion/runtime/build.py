@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,8 @@ from rl_motion.types import Experience, Metrics, Motions, Prompt, Scored, Trajec
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from rl_motion.policies.diffusion import DiffusionPolicy
 
 Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
@@ -44,6 +46,8 @@ class Training:
     policy: MotionPolicy
     learner: LearnerLike
     save_adapter: Callable[[Path], None]
+    constants: Metrics = field(default_factory=dict)
+    """What every iteration's metrics say of the policy beside what the learner returns."""
 
 
 def build_policy(job: Job) -> MotionPolicy:
@@ -82,7 +86,11 @@ def build_training(job: Job) -> Training:
 
     policy, peft_model = _adapted(job)
     learner = Learner(policy, build_algorithm(job), job.train)
-    return Training(policy, learner, lambda folder: save_adapter(peft_model, folder, base_model_name=job.model.name))
+
+    def save(folder: Path) -> None:
+        save_adapter(peft_model, folder, base_model_name=job.model.name)
+
+    return Training(policy, learner, save, policy.landing)
 
 
 def build_pool(job: Job) -> PromptPool:
@@ -101,15 +109,19 @@ def check_job(job: Job) -> None:
     """Refuse what can be seen to be wrong without starting anything.
 
     Raises:
-        UserError: there is no such model, or no such reward.
+        UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
-    from rl_motion.models.zoo import DENOISERS, locate
-    from rl_motion.rewards import REWARDS
+    from rl_motion.runtime import checks
 
-    locate(job.model.name, DENOISERS)
-    for reward in job.rewards:
-        if reward.name not in REWARDS:
-            raise UserError(f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job")
+    checks.check_parts(job)
+    checks.check_prompts([*checks.checkpoints(job).values()], build_pool(job).prompts)
+
+
+def find_weights(job: Job) -> dict[str, str]:
+    """SHA-256 of the frozen weights that the job's numbers rest on, by role."""
+    from rl_motion.runtime import checks
+
+    return checks.weights_sha256(job)
 
 
 @dataclass(frozen=True)
@@ -122,9 +134,10 @@ class Workshop:
     rewards: Callable[[Job], Scorer] = build_rewards
     training: Callable[[Job], Training] = build_training
     pool: Callable[[Job], PromptPool] = build_pool
+    weights: Callable[[Job], dict[str, str]] = find_weights
 
 
-def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
+def _adapted(job: Job) -> tuple[DiffusionPolicy, PeftModel]:
     from rl_motion.models.adapter import attach_lora
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.policies.diffusion import DiffusionPolicy

@@ -14,16 +14,20 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rl_motion.config import RunFault
 from rl_motion.types import Metrics
 
 LEARNER_FILE = "learner.safetensors"
+ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+FILES = frozenset({LEARNER_FILE, *ADAPTER_FILES})
+"""What a commit holds, by path within it: any other name in a manifest may point out of the run's folder."""
 _MANIFEST, _TEMPORARY = "manifest.json", ".writing-"
 _log = logging.getLogger(__name__)
 
@@ -32,8 +36,8 @@ class Manifest(BaseModel):
     """What a commit says about itself.
 
     `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's
-    version. `job` holds what the numbers depend on (see `identity` in run.py); `metrics` is the last row of
-    metrics.jsonl.
+    version. `weights_sha256` are the frozen weights by role. `job` holds what the numbers depend on (see `identity`
+    in run.py); `metrics` is the last row of metrics.jsonl.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +46,7 @@ class Manifest(BaseModel):
     iteration: int
     adapter_sha256: str
     pool_sha256: str
+    weights_sha256: dict[str, str]
     job: dict[str, Any]
     threads: int
     cpu_capability: str
@@ -71,7 +76,12 @@ class Commits:
         self._keep = keep
 
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Commit atomically, then drop what is older than the last `keep`."""
+        """Commit atomically, then drop what is older than the last `keep`.
+
+        Raises:
+            ValueError: `files` are not exactly `FILES`.
+        """
+        _refuse_other_files(files)
         target = self._folder / f"{manifest.iteration:08d}"
         temporary = self._folder / f"{_TEMPORARY}{target.name}"
         for stale in (*self._folder.glob(f"{_TEMPORARY}*"), target):
@@ -89,12 +99,21 @@ class Commits:
             shutil.rmtree(old)
 
     def newest(self) -> Commit | None:
-        """The newest commit that is whole; warns about those that are not."""
+        """The newest commit that is whole; warns about those that are not.
+
+        Raises:
+            RunFault: the disk does not answer, which says nothing about the commit.
+        """
         for folder in reversed(self._numbered()):
             try:
                 return _read(folder)
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 _log.warning("commit %s is damaged (%s); going back to the one before", folder, error)
+            except OSError as error:
+                raise RunFault(
+                    f"commit {folder}: got {error.strerror or error}; want a readable folder; look at the disk and "
+                    "resume the run"
+                ) from error
         return None
 
     def drop_after(self, iteration: int) -> None:
@@ -116,6 +135,14 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or as it was before, whatever happens meanwhile."""
+    partial = path.with_name(f"{path.name}.partial")
+    write_synced(partial, content)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's entries."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -126,13 +153,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def _read(folder: Path) -> Commit:
-    """Raises OSError or ValueError where anything is missing or differs from its hash."""
+    """Raises OSError or ValueError where anything is missing, unknown, or differs from its hash."""
     try:
         manifest = Manifest.model_validate(json.loads((folder / _MANIFEST).read_bytes()))
     except ValidationError as error:
         raise ValueError(f"{_MANIFEST} has {error.error_count()} wrong fields") from None
+    _refuse_other_files(manifest.files)
     files = {name: (folder / name).read_bytes() for name in manifest.files}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest.files[name]:
             raise ValueError(f"{name} differs from its hash")
     return Commit(manifest, files)
+
+
+def _refuse_other_files(names: Collection[str]) -> None:
+    if set(names) != FILES:
+        raise ValueError(f"got the files {sorted(names)}; want exactly {sorted(FILES)}")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from rl_motion.config import Job, UserError
+from rl_motion.config import Job, RunFault, UserError
 from rl_motion.runtime import loop, run
 from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
@@ -32,7 +31,6 @@ def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
     from rl_motion.evaluation.report import evaluate_run
     from rl_motion.runtime.sampling import load_policy
 
-    torch.set_num_threads(job.runtime.threads)
     guidance = job.evaluation.guidance_scale
     if guidance is not None:
         job = job.model_copy(update={"policy": job.policy.model_copy(update={"guidance_scale": guidance})})
@@ -71,6 +69,7 @@ def start(job: Job, out: Path, console: Console) -> Outcome:
 def resume(folder: Path, overrides: Sequence[str], console: Console) -> Outcome:
     """Go on with a run from its newest whole commit; see `_see_through`."""
     with run.reopen(folder, overrides) as old:
+        MEANS.workshop.check(old.job)
         done = old.commit.manifest.iteration if old.commit else 0
         console.print(f"run: {folder}, after {done} iterations", highlight=False, soft_wrap=True)
         return _see_through(old, console)
@@ -97,11 +96,12 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
 def _train(held: run.Run, console: Console) -> None:
     job = held.job
     pool = MEANS.workshop.pool(job)
+    held.rest_on(pool.sha256, MEANS.workshop.weights(job))
     with closing(make_backend(job, MEANS.workshop)) as backend:
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
-        held.begin(pool.sha256, snapshot)
+        held.begin(snapshot)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
             def record(iteration: int, after: Snapshot, metrics: Metrics) -> None:
@@ -119,12 +119,14 @@ def _explained(held: run.Run) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | UserError):
             _log.info("the run ended early", exc_info=error)
-        commit = held.saved()
-        if commit is None:
+        if held.iterations is None:
             run.discard(held)
             error.add_note("nothing was trained yet, and no run folder is kept")
         else:
-            held.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            error.add_note(f"saved: {commit.manifest.iteration} iterations and their adapter in {held.folder}")
+            error.add_note(f"saved: {held.iterations} iterations and their adapter in {held.folder}")
             error.add_note(f"resume: rl-motion resume {held.folder}")
+            try:
+                held.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            except (OSError, RunFault) as after:
+                error.add_note(f"adapter/ is not up to date ({after}); resume the run")
         raise

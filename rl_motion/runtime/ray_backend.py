@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import exceptions
+from ray._private import ray_constants
 from torch import Tensor
 
 from rl_motion.config import Job, RunFault, UserError
@@ -87,6 +88,8 @@ class Pool:
 
     spawn: Callable[[], Any]
     size: int
+    inspect: Callable[[Any], None]
+    """Sees the answer of every actor that comes in, replacements too; raises RunFault where it may not stay."""
     actors: list[Any] = field(default_factory=list)
     coming: dict[Any, Any] = field(default_factory=dict)
     """By the reference of what they answer once they are ready."""
@@ -109,7 +112,7 @@ class Pool:
         """Take in the actor that answered; None where it died on its way and another was started.
 
         Raises:
-            RunFault: too many died on their way.
+            RunFault: too many died on their way, or `inspect` refused it.
         """
         actor = self.coming.pop(ready)
         try:
@@ -122,6 +125,7 @@ class Pool:
             return None
         self.deaths = 0
         self.actors.append(actor)
+        self.inspect(answer)
         return answer
 
     def admit_all(self) -> list[Any]:
@@ -145,9 +149,11 @@ class RayBackend:
     def __init__(self, job: Job, workshop: Workshop) -> None:
         """Connects; `start` makes the workers."""
         self._owns_cluster = connect()
-        self._rollout = Pool(_spawner(RolloutActor, job, workshop, "rollout"), job.runtime.rollout_workers)
-        self._reward = Pool(_spawner(RewardWorker, job, workshop, "reward"), job.runtime.reward_workers)
-        self._learner = Pool(_spawner(LearnerWorker, job, workshop, "learner"), 1)
+        workers = job.runtime
+        self._rollout = Pool(_spawner(RolloutActor, job, workshop, "rollout"), workers.rollout_workers, self._inspect)
+        self._reward = Pool(_spawner(RewardWorker, job, workshop, "reward"), workers.reward_workers, self._inspect)
+        self._learner = Pool(_spawner(LearnerWorker, job, workshop, "learner"), 1, self._inspect)
+        self._environment: Environment | None = None
         self._kept: Snapshot
         self._asked: tuple[Sequence[Unit], tuple[int, str, Any]]
 
@@ -160,8 +166,8 @@ class RayBackend:
         for pool in (self._learner, self._rollout, self._reward):
             pool.fill()
         (snapshot,) = self._learner.admit_all()
-        for environment in (*self._rollout.admit_all(), *self._reward.admit_all()):
-            _check_same(environment, snapshot.environment)
+        for pool in (self._rollout, self._reward):
+            pool.admit_all()
         return self._keep(snapshot)
 
     def restore(self, version: int, state: bytes) -> Snapshot:
@@ -226,6 +232,12 @@ class RayBackend:
         # The snapshot is that of the last commit: nothing of the interrupted update survives in it.
         self._learner.actors[0].restore.remote(self._kept.version, self._kept.state)
 
+    def _inspect(self, answer: Snapshot | Environment) -> None:
+        """Every worker computes like the first learner, which `start` admits before all others."""
+        environment = answer.environment if isinstance(answer, Snapshot) else answer
+        self._environment = self._environment or environment
+        _check_same(environment, self._environment)
+
     def _keep(self, snapshot: Snapshot) -> Snapshot:
         self._kept = snapshot
         return snapshot
@@ -247,7 +259,13 @@ def connect() -> bool:
     # A cluster on loopback for this process alone: no token, no usage report, no dashboard.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", include_dashboard=False, **quiet)
+    # On Linux Ray replaces 127.0.0.1 by the machine's own address, unless it believes, as on macOS, that there can be
+    # no other machines.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
     _log.info("started a cluster on this machine")
     return True
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
-from rl_motion.runtime.commit import LEARNER_FILE, Commit, Commits, Manifest, write_synced
+from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest, write_atomic
 from rl_motion.runtime.workers import Snapshot
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
@@ -49,25 +49,36 @@ class Run:
         self._rows = JsonlTracker(folder / "metrics.jsonl")
         self._mlflow: MlflowTracker | None = None
         self._pool_sha256 = ""
+        self._weights_sha256: dict[str, str] = {}
+        self.iterations: int | None = commit.manifest.iteration if commit else None
+        """Finished and committed; None as long as a new run has no commit."""
 
     @property
     def wall_s(self) -> float:
         """Seconds of work so far, over all resumes."""
         return self._wall_before_s + time.monotonic() - self._started
 
-    def begin(self, pool_sha256: str, snapshot: Snapshot) -> None:
+    def rest_on(self, pool_sha256: str, weights_sha256: dict[str, str]) -> None:
+        """Say which prompts and frozen weights this machine has, before anything starts.
+
+        Raises:
+            UserError: they are not those of the run.
+        """
+        if self.commit is not None:
+            _check_inputs(self.commit.manifest, pool_sha256, weights_sha256)
+        self._pool_sha256, self._weights_sha256 = pool_sha256, weights_sha256
+
+    def begin(self, snapshot: Snapshot) -> None:
         """Bring the records in line with where the run starts: a first commit, or the one it goes on from.
 
         Raises:
-            UserError: the prompts are not those of the run.
             RunFault: the learner does not come back as it was committed.
         """
-        self._pool_sha256 = pool_sha256
-        write_synced(self.folder / "job.yaml", dump_job(self.job).encode())
+        write_atomic(self.folder / "job.yaml", dump_job(self.job).encode())
         if self.commit is None:
             self._write(snapshot, None)
         else:
-            _check_state(self.commit.manifest, snapshot, pool_sha256)
+            _check_state(self.commit.manifest, snapshot)
             self._commits.drop_after(snapshot.version)
         self._rows.rewind(snapshot.version, self.commit.manifest.metrics if self.commit else None)
         if self.job.tracking.mlflow_uri is not None:
@@ -85,18 +96,16 @@ class Run:
         if self._mlflow:
             self._mlflow.wake()
 
-    def saved(self) -> Commit | None:
-        """The newest whole commit on disk: what is left however the process ended."""
-        return self._commits.newest()
-
     def publish_adapter(self) -> None:
-        """Put the newest commit's adapter where users look for it: `adapter/`."""
-        commit = self.saved()
-        for name, content in commit.files.items() if commit else ():
-            if name.startswith("adapter/"):
-                partial = self.folder / f"{name}.partial"
-                write_synced(partial, content)
-                partial.replace(self.folder / name)
+        """Put the newest commit's adapter where users look for it: `adapter/`.
+
+        Raises:
+            RunFault: the disk does not answer.
+        """
+        commit = self._commits.newest()
+        if commit is not None:
+            for name in ADAPTER_FILES:
+                write_atomic(self.folder / name, commit.files[name])
 
     def end(self, status: str) -> None:
         """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
@@ -114,6 +123,7 @@ class Run:
             iteration=snapshot.version,
             adapter_sha256=snapshot.sha256,
             pool_sha256=self._pool_sha256,
+            weights_sha256=self._weights_sha256,
             job=identity(self.job),
             threads=environment.threads,
             cpu_capability=environment.cpu_capability,
@@ -125,6 +135,7 @@ class Run:
         )
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
         self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+        self.iterations = snapshot.version
 
     def _mlflow_settings(self, uri: str) -> MlflowSettings:
         out = self.folder.resolve().parent
@@ -196,12 +207,23 @@ def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
         )
 
 
-def _check_state(manifest: Manifest, snapshot: Snapshot, pool_sha256: str) -> None:
+def _check_inputs(manifest: Manifest, pool_sha256: str, weights_sha256: dict[str, str]) -> None:
     if manifest.pool_sha256 != pool_sha256:
         raise UserError(
             f"got prompts with hash {pool_sha256[:12]}; want {manifest.pool_sha256[:12]}, those of the run; "
             "put the prompt files back as they were, or start a new run"
         )
+    want, got = manifest.weights_sha256, weights_sha256
+    roles = sorted(role for role in want.keys() | got.keys() if want.get(role) != got.get(role))
+    if roles:
+        found = "; ".join(f"{r}: got {got.get(r, 'none')[:12]}, want {want.get(r, 'none')[:12]}" for r in roles)
+        raise UserError(
+            f"the frozen weights are not those that the run was started with ({found}); put the checkpoints back as "
+            "they were, or start a new run"
+        )
+
+
+def _check_state(manifest: Manifest, snapshot: Snapshot) -> None:
     if snapshot.sha256 != manifest.adapter_sha256:
         raise RunFault(
             f"got adapter {snapshot.sha256[:12]} from the commit; want {manifest.adapter_sha256[:12]}; "
@@ -250,5 +272,11 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def discard(run: Run) -> None:
-    """Remove the folder of a run that never got as far as a commit."""
+    """Remove the folder of a new run that never got as far as a commit.
+
+    Raises:
+        ValueError: the run has committed, or was there before.
+    """
+    if run.iterations is not None:
+        raise ValueError(f"got {run.folder}, which has {run.iterations} iterations; want a new run; keep it")
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -5,6 +5,7 @@ Legend: B rows, F frames, J joints.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import torch
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.protocols import MotionPolicy
+from rl_motion.runtime.commit import write_atomic
 from rl_motion.types import Prompt, Unit
 
 
 def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
-    """The job's policy, its base where `adapter` is None.
+    """The job's policy, its base where `adapter` is None; sets the job's number of torch threads.
 
     Raises:
         UserError: there is no adapter in that folder, or it belongs to another model.
@@ -27,6 +29,9 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.policies.diffusion import DiffusionPolicy
 
+    torch.set_num_threads(job.runtime.threads)
+    if adapter is not None:
+        _refuse_other_base(adapter, job.model.name)
     denoiser = load_denoiser(job.model.name)
     if adapter is not None:
         try:
@@ -37,12 +42,29 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
 
 
 def job_of(adapter: Path | None, model: str | None) -> Job:
-    """The job an adapter was trained by, where it lies in its run's folder; else the defaults."""
+    """The job an adapter was trained by, where it lies in its run's folder; else the defaults.
+
+    Args:
+        adapter: its folder, or None for a base policy.
+        model: takes precedence over the model that the adapter was trained on; `load_policy` refuses another.
+
+    Raises:
+        UserError: there is no adapter in that folder.
+    """
     beside = adapter.parent / "job.yaml" if adapter else None
     job = load_job(beside) if beside and beside.is_file() else Job(name="sample")
-    if model is not None:
-        job = job.model_copy(update={"model": job.model.model_copy(update={"name": model})})
+    name = model or (_base_of(adapter) if adapter else None)
+    if name is not None:
+        job = job.model_copy(update={"model": job.model.model_copy(update={"name": name})})
     return job
+
+
+def check_prompts(job: Job, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that are too long, as motion or as text, for the job's model; raises UserError."""
+    from rl_motion.models.zoo import DENOISERS, locate
+    from rl_motion.runtime import checks
+
+    checks.check_prompts([locate(job.model.name, DENOISERS)], prompts)
 
 
 def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, page: Path) -> Path:
@@ -79,8 +101,36 @@ def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *
     array = page.with_suffix(".npy")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(motion_page("Samples", rows, f"seed {seed}"), encoding="utf-8")
-        np.save(array, joints_BFJ3, allow_pickle=False)
+        write_atomic(page, motion_page("Samples", rows, f"seed {seed}").encode())
+        content = io.BytesIO()
+        np.save(content, joints_BFJ3, allow_pickle=False)
+        write_atomic(array, content.getvalue())
     except OSError as error:
         raise UserError(f"got --out {page}, which cannot be written ({error.strerror}); choose another") from None
     return array
+
+
+def _base_of(adapter: Path) -> str | None:
+    from rl_motion.models.adapter import base_model_of
+
+    try:
+        return base_model_of(adapter)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
+def _refuse_other_base(adapter: Path, model: str) -> None:
+    from rl_motion.models.zoo import DENOISERS, locate
+
+    base = _base_of(adapter)
+    if base is None or base == model:
+        return
+    try:
+        same = locate(base, DENOISERS).resolve() == locate(model, DENOISERS).resolve()
+    except UserError:
+        same = False
+    if not same:
+        raise UserError(
+            f"got model {model!r} for the adapter in {adapter}; want {base!r}, which it was trained on; leave out "
+            "--model or, where that model only moved, correct base_model_name_or_path in its adapter_config.json"
+        )

@@ -178,7 +178,7 @@ class LearnerWorker(Worker):
         pairs = zip(trajectories, advantages, strict=True)
         metrics = self.training.learner.step([Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs])
         self._version += 1
-        return Learned(self._snapshot(), metrics)
+        return Learned(self._snapshot(), self.training.constants | metrics)
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from rl_motion.config import UserError
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.types import Metrics
 
@@ -185,6 +187,31 @@ class MlflowTracker:
                 self._settings.uri,
                 " ".join(str(error).split())[:200],
             )
+
+
+def check_uri(uri: str | None) -> None:
+    """Refuse a URI that would put a password into job.yaml, MLflow and logs, or that names a folder of files.
+
+    Raises:
+        UserError: says what instead; repeats no password.
+    """
+    if uri is None:
+        return
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UserError(f"tracking.mlflow_uri: got no URI ({error}); want sqlite: or http(s):; correct it") from None
+    if "@" in parts.netloc:
+        raise UserError(
+            f"tracking.mlflow_uri: got a user name or password in {parts.scheme}://...@{parts.hostname}; want none, "
+            "because job.yaml, MLflow and logs repeat the URI; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+        )
+    if parts.scheme in ("", "file"):
+        raise UserError(
+            f"tracking.mlflow_uri: got {uri!r}, a folder of files; want a database or a server; for example "
+            "sqlite:///{out}/mlflow.db"
+        )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

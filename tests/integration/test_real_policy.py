@@ -8,45 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
-from rl_motion.config import Job
 from rl_motion.runtime import frontend
 from tests import fakes
-from tests.fakes import result
-
-FEATURES = 263
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny untrained checkpoint of the project's own form, whose zero is a person standing."""
-    from rl_motion.config import ScheduleConfig
-    from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
-    from rl_motion.models.text import TinyBertConfig, create_tiny_bert
-    from rl_motion.models.zoo import CheckpointConfig, network_shape, save_checkpoint
-
-    folder = tmp_path_factory.mktemp("model")
-    create_tiny_bert(["a person does thing number 1 2 3"], folder / "text", TinyBertConfig(hidden=16, layers=1))
-    torch.manual_seed(0)
-    shape = MDMConfig(
-        latent_dim=16, ff_size=32, num_layers=2, num_heads=2, text_dim=16, mask_frames=True, pos_embed_max_len=60
-    )
-    network = MDM(shape)
-    config = CheckpointConfig(
-        kind="mdm", network=network_shape(network), text_encoder="text", schedule=ScheduleConfig()
-    )
-    space = MotionSpace(torch.zeros(FEATURES), torch.ones(FEATURES))
-    save_checkpoint(folder / "mdm", network, config, space)
-    return folder / "mdm"
-
-
-def job_for(model: Path, **runtime: object) -> Job:
-    base = fakes.toy_job(str(model), iterations=2, **{"threads": 2, **runtime})
-    return base.model_copy(update={"policy": base.policy.model_copy(update={"steps": 4})})
+from tests.fakes import real_job, result
 
 
 @pytest.mark.slow
@@ -56,10 +24,10 @@ def job_for(model: Path, **runtime: object) -> Job:
 def test_local_ray_and_resume_agree(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontend, "MEANS", fakes.REAL_POLICY)
     quiet = Console(file=io.StringIO())
-    local = frontend.start(job_for(model), tmp_path, quiet).folder
-    remote = frontend.start(job_for(model, backend="ray", rollout_workers=2), tmp_path, quiet).folder
+    local = frontend.start(real_job(model), tmp_path, quiet).folder
+    remote = frontend.start(real_job(model, backend="ray", rollout_workers=2), tmp_path, quiet).folder
     assert result(remote) == result(local)
-    half = job_for(model)
+    half = real_job(model)
     half = half.model_copy(update={"train": half.train.model_copy(update={"iterations": 1})})
     resumed = frontend.start(half, tmp_path, quiet).folder
     assert result(resumed)[0] != result(local)[0]
@@ -96,7 +64,7 @@ def test_unknown_parts_are_refused_before_anything_starts(
     from rl_motion.config.load import dump_job
 
     path = tmp_path / "job.yaml"
-    path.write_text(dump_job(job_for(model, backend="ray")))
+    path.write_text(dump_job(real_job(model, backend="ray")))
     ended = CliRunner().invoke(app, ["train", str(path), "--set", override, "--out", str(tmp_path / "out")])
     assert ended.exit_code == 2
     assert word in ended.stderr
@@ -105,7 +73,7 @@ def test_unknown_parts_are_refused_before_anything_starts(
 
 def test_metrics_are_json(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontend, "MEANS", fakes.REAL_POLICY)
-    folder = frontend.start(job_for(model, threads=1), tmp_path, Console(file=io.StringIO())).folder
+    folder = frontend.start(real_job(model, threads=1), tmp_path, Console(file=io.StringIO())).folder
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     wanted = {"reward/total", "reward/near", "policy/kl", "policy/clip_fraction", "time/rollout_s", "reward/count"}
     assert wanted <= rows[0].keys()

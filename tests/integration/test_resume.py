@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from rl_motion.config import Job, UserError
 from rl_motion.runtime import frontend, run
+from rl_motion.runtime.frontend import Means
 from tests import fakes
 from tests.fakes import result, rows, toy_job
 
@@ -107,6 +109,35 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path, straight: tuple[bytes
     assert "iterations: 4" in (folder / "job.yaml").read_text()
 
 
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_resumed_run_is_never_erased(
+    tmp_path: Path,
+    straight: tuple[bytes, list[dict[str, float]]],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+) -> None:
+    """Not even where its commits cannot be read once it is open: what is there can be read tomorrow."""
+    folder = interrupted(toy_job(), tmp_path, at=2)
+
+    def unreadable(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+
+        def fails(*_: object) -> None:
+            patch.setattr(Path, "read_bytes", unreadable)
+            raise fault
+
+        patch.setattr(frontend.loop, "train", fails)
+        with pytest.raises(type(fault)) as caught:
+            resume(folder)
+        assert "saved: 2 iterations" in caught.value.__notes__[0]
+        assert "not up to date" in caught.value.__notes__[-1]
+    with run.reopen(folder, ["model.name=toy"]) as old, pytest.raises(ValueError, match="keep it"):
+        run.discard(old)
+    assert result(resume(folder)) == straight
+
+
 def test_wall_time_adds_up(tmp_path: Path) -> None:
     folder = interrupted(toy_job(), tmp_path, at=2)
     manifest = sorted((folder / "commits").iterdir())[-1] / "manifest.json"
@@ -140,6 +171,27 @@ def test_other_prompts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(frontend, "MEANS", fakes.OTHER_PROMPTS)
     with pytest.raises(UserError, match="got prompts with hash"):
         resume(folder)
+
+
+def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(frontend, "MEANS", fakes.OTHER_WEIGHTS)
+        with pytest.raises(UserError, match=r"model: got fedcba987654, want 0123456789ab.*put the checkpoints back"):
+            resume(folder)
+    resume(folder)
+
+
+def test_a_resume_checks_the_job_as_a_start_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+
+    def refuse(job: Job) -> None:
+        raise UserError("no such reward")
+
+    monkeypatch.setattr(frontend, "MEANS", Means(replace(fakes.WORKSHOP, check=refuse), fakes.evaluate))
+    with pytest.raises(UserError, match="no such reward"):
+        resume(folder)
+    assert len(rows(folder)) == 2
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from rl_motion.config import RunFault
 from rl_motion.runtime import commit
 from rl_motion.runtime.commit import LEARNER_FILE, Commits, Manifest
 
-FILES = {LEARNER_FILE: b"learner", "adapter/adapter_model.safetensors": b"adapter"}
+FILES = {
+    LEARNER_FILE: b"learner",
+    "adapter/adapter_config.json": b"config",
+    "adapter/adapter_model.safetensors": b"adapter",
+}
 
 
 def manifest(iteration: int) -> Manifest:
@@ -18,6 +25,7 @@ def manifest(iteration: int) -> Manifest:
         iteration=iteration,
         adapter_sha256="a",
         pool_sha256="p",
+        weights_sha256={"model": "w"},
         job={"train.seed": "0"},
         threads=1,
         cpu_capability="AVX2",
@@ -65,7 +73,7 @@ def test_a_damaged_commit_is_passed_over(
     assert "00000002 is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("calls", range(1, 9))
+@pytest.mark.parametrize("calls", range(1, 10))
 def test_a_crash_at_any_moment_leaves_the_commit_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
@@ -112,6 +120,56 @@ def test_control_a_commit_without_hashes_would_take_damage(tmp_path: Path, monke
     (tmp_path / "00000002" / "manifest.json").write_text(blind.model_dump_json())
     monkeypatch.setattr(commit.hashlib, "sha256", Blind)
     assert newest(store) == 2
+
+
+@pytest.mark.parametrize("name", ["adapter/../../../stolen", "adapter/more.json"])
+def test_names_that_are_not_a_commits_own_are_passed_over(tmp_path: Path, name: str) -> None:
+    """A run folder from elsewhere cannot make us read or write beyond its commits: the hashes may all be right."""
+    store = Commits(tmp_path / "commits", keep=2)
+    for iteration in (1, 2):
+        store.write(manifest(iteration), FILES)
+    assert newest(store) == 2
+    folder = tmp_path / "commits" / "00000002"
+    (folder / name).write_bytes(b"x")
+    hashes = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in (*FILES, name)}
+    forged = manifest(2).model_copy(update={"files": hashes})
+    (folder / "manifest.json").write_text(forged.model_dump_json())
+    assert newest(store) == 1
+    with pytest.raises(ValueError, match="want exactly"):
+        store.write(manifest(3), {**FILES, name: b"x"})
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going back to the commit before would let a resume erase the newest."""
+    store = Commits(tmp_path, keep=2)
+    for iteration in (1, 2):
+        store.write(manifest(iteration), FILES)
+
+    def fails(self: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises(RunFault, match=r"Input/output error; want .*resume"):
+            store.newest()
+    assert newest(store) == 2
+
+
+def test_an_atomic_write_leaves_the_old_file_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "job.yaml"
+    commit.write_atomic(path, b"old")
+
+    def dies(descriptor: int) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dies)
+        with pytest.raises(OSError, match="power cut"):
+            commit.write_atomic(path, b"new")
+        assert path.read_bytes() == b"old"
+        with pytest.raises(OSError, match="power cut"):  # control: writing in place would have changed it
+            commit.write_synced(path, b"new")
+        assert path.read_bytes() == b"new"
 
 
 def test_drop_after(tmp_path: Path) -> None:

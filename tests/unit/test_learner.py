@@ -81,8 +81,21 @@ def test_units_weigh_by_their_rows() -> None:
     policy, _ = make()
     batch, _ = sample(policy, 0)
     losses = [DDPO(SETTINGS).loss(policy, experience)[1]["policy/kl"] for experience in batch]
-    once = Learner(policy, DDPO(AlgorithmConfig()), TrainConfig())
+    once = Learner(policy, DDPO(AlgorithmConfig()), TrainConfig(units_per_step=2))
     assert once.step(batch)["policy/kl"] == pytest.approx((16 * losses[0] + 24 * losses[1]) / 40)
+
+
+def test_mini_batches_update_more_often_and_need_the_ratio() -> None:
+    """An optimiser step per unit: the second unit is scored by a policy that has moved on since it was sampled."""
+    found = {}
+    for size in (1, 2):
+        policy, _ = make()
+        batch, _ = sample(policy, 0)
+        learner = Learner(policy, DDPO(SETTINGS), TrainConfig(learning_rate=2e-2, units_per_step=size))
+        metrics = learner.step(batch)
+        found[size] = (metrics["learner/updates"] / SETTINGS.inner_epochs, learner.state_dict_tensors())
+    assert (found[1][0], found[2][0]) == (2, 1)
+    assert not same(found[1][1], found[2][1])
 
 
 def test_first_step_audits_every_unit_and_changes_nothing_on_failure() -> None:

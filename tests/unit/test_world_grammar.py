@@ -1,5 +1,6 @@
 """The embedded world's captions: what can be said, what contradicts what, and how it is worded."""
 
+from dataclasses import fields, replace
 from random import Random
 
 import pytest
@@ -19,6 +20,12 @@ def test_combinations_are_distinct_and_name_known_values():
         assert claim.side in sides
         assert claim.count in (0, 1, 2, 3)
         assert claim.speed in ("", "slow", "fast")
+        assert claim.gaze in ("", "down", "up")
+
+
+def test_every_combination_comes_with_every_gaze():
+    for claims in (source_claims(), target_claims()):
+        assert {replace(c, gaze=gaze) for c in claims for gaze in ("", "down", "up")} == set(claims)
 
 
 def test_the_source_never_names_the_side_of_coarse_actions_and_the_target_always_does():
@@ -45,8 +52,8 @@ def test_captions_are_paraphrased_and_repeatable():
 
 
 def test_a_key_names_every_field():
-    assert Claim("kick", "left", 2, "slow").key == "kick/left/2/slow/-"
-    assert Claim("sit").key == "sit/-/-/-/-"
+    assert Claim("kick", "left", 2, "slow").key == "kick/left/2/slow/-/-"
+    assert Claim("sit").key == "sit/-/-/-/-/-"
 
 
 def test_contradictions_are_claims_of_the_world_that_differ_in_one_thing():
@@ -54,13 +61,28 @@ def test_contradictions_are_claims_of_the_world_that_differ_in_one_thing():
     for claim in world:
         for kind, other in contradictions(claim).items():
             assert other in world
-            changed = {
-                f for f in ("action", "side", "count", "speed", "extent") if getattr(claim, f) != getattr(other, f)
-            }
+            changed = {f.name for f in fields(Claim) if getattr(claim, f.name) != getattr(other, f.name)}
             assert changed == {kind}
             assert getattr(other, kind)
-    assert contradictions(Claim("kick", "left", 2, "fast")) == {
-        "side": Claim("kick", "right", 2, "fast"),
-        "count": Claim("kick", "left", 3, "fast"),
-        "speed": Claim("kick", "left", 2, "slow"),
+    assert contradictions(Claim("kick", "left", 1, "slow")) == {
+        "side": Claim("kick", "right", 1, "slow"),
+        "count": Claim("kick", "left", 2, "slow"),
     }
+    assert contradictions(Claim("kick", "left", 2, "slow")) == {"side": Claim("kick", "right", 2, "slow")}
+    assert contradictions(Claim("circle", "clockwise", 0, "fast", "small", "up")) == {
+        "side": Claim("circle", "counterclockwise", 0, "fast", "small", "up"),
+        "speed": Claim("circle", "clockwise", 0, "slow", "small", "up"),
+        "extent": Claim("circle", "clockwise", 0, "fast", "large", "up"),
+        "gaze": Claim("circle", "clockwise", 0, "fast", "small", "down"),
+    }
+
+
+def test_counted_actions_are_ordinary_or_slow_and_three_repetitions_never_slow():
+    """Faster repetitions, or three slow ones in two seconds, are beyond what 20 frames per second can show."""
+    for claim in (*source_claims(), *target_claims()):
+        if claim.count:
+            assert claim.speed in ("", "slow")
+            assert claim.speed == "" or (claim.count < 3 and claim.action != "jump")
+    assert {(c.extent, c.speed) for c in source_claims() if c.action == "sit"} == {
+        ("", ""), ("", "slow"), ("", "fast"), ("low", ""), ("low", "slow"), ("low", "fast"), ("high", ""),
+    }  # fmt: skip

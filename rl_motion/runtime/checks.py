@@ -1,0 +1,143 @@
+"""What can be seen to be wrong with a job before anything starts, and which weights its numbers rest on.
+
+Reads configurations and tokenizers; builds no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl_motion.config import Job, UserError
+from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, locate
+from rl_motion.policies import policy_tables
+from rl_motion.rewards import CHECKPOINTS, REWARDS
+from rl_motion.tracking.mlflow_tracker import check_uri
+from rl_motion.types import Prompt
+
+
+def check_parts(job: Job) -> None:
+    """Refuse a model, adapter, policy, reward or tracking that cannot work.
+
+    Raises:
+        UserError: names what to change.
+    """
+    check_uri(job.tracking.mlflow_uri)
+    path = locate(job.model.name, DENOISERS)
+    config = _config(path)
+    if config.kind not in DENOISERS or config.schedule is None:
+        raise UserError(
+            f"got model {job.model.name!r} of kind {config.kind!r} with schedule {config.schedule}; want one of "
+            f"{sorted(DENOISERS)} with a schedule; choose a motion model"
+        )
+    policy_tables(config.schedule, job.policy)
+    groups = DENOISERS[config.kind][0].adapter_targets
+    if not job.adapter.targets or not groups.keys() >= set(job.adapter.targets):
+        raise UserError(
+            f"adapter.targets: got {list(job.adapter.targets)}; want at least one of {sorted(groups)}; correct it in "
+            "the job"
+        )
+    for reward in job.rewards:
+        if reward.name not in REWARDS:
+            raise UserError(f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job")
+
+
+def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that are too long, as motion or as text, for a checkpoint that reads them.
+
+    Raises:
+        UserError: names the first such prompt and the limit.
+    """
+    for path in checkpoints:
+        frames = _max_frames(path)
+        for prompt in prompts:
+            if prompt.length > frames:
+                raise UserError(
+                    f"got {prompt.length} frames for {prompt.text[:60]!r}; want at most {frames}, which is what "
+                    f"{path.name} reads; shorten it"
+                )
+        _check_texts(_text_encoder(path), [prompt.text for prompt in prompts])
+
+
+def checkpoints(job: Job) -> dict[str, Path]:
+    """The directories of every checkpoint that a job's numbers rest on, by what it is there for.
+
+    Raises:
+        UserError: one is missing.
+    """
+    rewards = {f"reward.{r.name}": CHECKPOINTS[r.name] for r in job.rewards if r.name in CHECKPOINTS}
+    found = {role: locate(name, RETRIEVAL) for role, name in rewards.items()}
+    return {"model": locate(job.model.name, DENOISERS), **found}
+
+
+def weights_sha256(job: Job) -> dict[str, str]:
+    """SHA-256 of those checkpoints and of their text encoders, model cards left out."""
+    directories: dict[str, Path] = {}
+    for role, path in checkpoints(job).items():
+        directories |= {role: path, f"{role}.text_encoder": _text_encoder(path)}
+    return {role: _digest(path) for role, path in directories.items()}
+
+
+def _config(path: Path) -> CheckpointConfig:
+    try:
+        return CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+
+
+def _text_encoder(path: Path) -> Path:
+    name = _config(path).text_encoder
+    directory = path.parent / Path(name).name
+    if Path(name).name != name or not (directory / "config.json").is_file():
+        raise UserError(
+            f"got text_encoder {name!r} in {path / 'config.json'}; want the name of a directory beside the "
+            "checkpoint's, with a config.json; put it there"
+        )
+    return directory
+
+
+def _max_frames(path: Path) -> int:
+    config = _config(path)
+    try:
+        if config.kind in DENOISERS:
+            return DENOISERS[config.kind][1](**config.network).pos_embed_max_len - 1  # less the prefix token
+        return RETRIEVAL[config.kind][1](**config.network).max_len - 2  # less the two distribution tokens
+    except (KeyError, TypeError) as error:
+        raise _broken(path, error) from error
+
+
+def _check_texts(encoder: Path, texts: Sequence[str]) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
+        config = AutoConfig.from_pretrained(encoder, **local).get_text_config()
+    except (OSError, ValueError) as error:
+        raise _broken(encoder, error) from error
+    limit = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+    unique = list(dict.fromkeys(texts))
+    for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True):
+        if len(ids) > limit:
+            raise UserError(
+                f"got a prompt of {len(ids)} tokens ({text[:60]!r}...); want at most {limit}, which is what "
+                f"{encoder.name} reads; shorten it or split it into several prompts"
+            )
+
+
+def _digest(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.suffix != ".md" and not path.name.startswith("."):
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"got {path} that does not load ({type(error).__name__}: {' '.join(str(error).split())[:200]}); want a "
+        "checkpoint as save_checkpoint and save_pretrained write it; copy it again"
+    )

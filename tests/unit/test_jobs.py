@@ -1,0 +1,68 @@
+"""The scripts in jobs/: they import, explain themselves, and do nothing until told to."""
+
+import importlib.util
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+HELP = {
+    "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
+    "zoo_cards": {"--base", "model cards"},
+    "close_the_gap": {"--out", "--set", "upper bound"},
+}
+
+
+def load(root, name):
+    """A script of jobs/ as a module, its `__main__` part not run."""
+    spec = importlib.util.spec_from_file_location(f"jobs_{name}", root / "jobs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def application(module):
+    """The module's commands, or its `main` as one."""
+    if hasattr(module, "app"):
+        return module.app
+    app = typer.Typer(add_completion=False)
+    app.command(help=module.__doc__)(module.main)
+    return app
+
+
+def plain(text):
+    """Words of a help page without its frames and line breaks."""
+    return " ".join(text.translate(str.maketrans("│╭╮╰╯─", "      ")).split())
+
+
+def ask(app, *words):
+    return CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+def test_every_script_is_tried(root):
+    assert {path.stem for path in (root / "jobs").glob("*.py")} == HELP.keys()
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_a_script_explains_itself(name, root):
+    ended = ask(application(load(root, name)))
+    assert ended.exit_code == 0, ended.output
+    for words in HELP[name]:
+        assert words in plain(ended.output)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("text", {"--zoo", "--steps"}),
+        ("tmr", {"--zoo", "--steps", "--seed"}),
+        ("denoiser", {"--zoo", "--name", "--seed", "--steps", "--upper-bound"}),
+        ("all", {"--zoo"}),
+    ],
+)
+def test_the_commands_that_build_weights_say_what_they_take(command, options, root):
+    app = load(root, "build_zoo").app
+    ended = ask(app, command)
+    assert ended.exit_code == 0, ended.output
+    assert all(option in ended.output for option in options)
+    assert CliRunner().invoke(app, [command, "--no-such-option"]).exit_code == 2
