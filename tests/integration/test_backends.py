@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
     job = toy_job()
     other = job.model_copy(update={"train": job.train.model_copy(update={"seed": 1})})
     assert result(run(other, tmp_path))[0] != first[0]
+
+
+def test_every_worker_that_comes_in_has_to_compute_like_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replacements too, of every pool: with other CPU instructions the numbers would depend on who computes."""
+    from rl_motion.runtime import ray_backend
+    from rl_motion.runtime.workers import Environment
+
+    monkeypatch.setattr(ray_backend, "_get", lambda answer: answer)
+    backend: Any = object.__new__(ray_backend.RayBackend)
+    backend._environment = None
+    like = Environment(threads=1, cpu_capability="AVX2", torch="2", machine="x86_64")
+    for size in (1, 2):
+        pool = ray_backend.Pool(spawn=object, size=size, inspect=backend._inspect, coming={like: "actor"})
+        assert pool.admit(like) == like
+    other = dataclasses.replace(like, cpu_capability="DEFAULT")
+    pool.coming[other] = "replacement"
+    with pytest.raises(RunFault, match=r"got a worker with .*DEFAULT.*; want .*AVX2"):
+        pool.admit(other)
 
 
 @pytest.mark.ray

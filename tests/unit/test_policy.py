@@ -113,6 +113,23 @@ def test_audit_names_an_adapter_that_is_not_the_rollouts() -> None:
         audit(policy, trajectory)
 
 
+@pytest.mark.parametrize("matrix", ["lora_A", "lora_B"])
+def test_audit_notices_one_weight_of_a_fresh_adapter(matrix: str) -> None:
+    """While B is zero an A weight changes no log-prob: only the checksum sees it."""
+    denoiser = MDMToy()
+    attach_lora(denoiser.network, AdapterConfig(rank=2))
+    policy = DiffusionPolicy(denoiser, PolicyConfig(steps=5))
+    trajectory = policy.rollout(toy_unit(frames=24))
+    audit(policy, trajectory)
+    name = next(name for name in policy.adapter_parameters() if matrix in name)
+    with torch.no_grad():
+        policy.adapter_parameters()[name].view(-1)[0] += 1e-3
+    same = torch.equal(policy.replay(trajectory).log_prob_BS, trajectory.log_prob_BS)
+    assert same == (matrix == "lora_A")  # control: log-probs alone would let A pass
+    with pytest.raises(AuditError, match="send the learner's adapter"):
+        audit(policy, trajectory)
+
+
 def test_audit_notices_nan() -> None:
     policy, _ = toy_policy(PolicyConfig())
     trajectory = policy.rollout(toy_unit())

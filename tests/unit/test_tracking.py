@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rl_motion.config import UserError
 from rl_motion.tracking import mlflow_tracker
 from rl_motion.tracking.jsonl import JsonlTracker
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
@@ -52,6 +53,32 @@ def test_flatten() -> None:
         "a.c.d": "[1, 2]",
         "e/é_": "None",
     }
+
+
+@pytest.mark.parametrize(
+    "uri", [None, "sqlite:///{out}/mlflow.db", "http://127.0.0.1:5000", "https://host/a@b", "databricks://profile"]
+)
+def test_uris_that_are_taken(uri: str | None) -> None:
+    mlflow_tracker.check_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("https://me:secret@host:5000/x", "MLFLOW_TRACKING_PASSWORD"),
+        ("https://secret@host", "MLFLOW_TRACKING_TOKEN"),
+        ("postgresql://me:secret@host/db", "in the environment"),
+        ("https://me:se:secret@t@host", "in the environment"),
+        ("file:///tmp/mlruns", "sqlite:"),
+        ("./mlruns", "sqlite:"),
+        ("http://[secret", "correct it"),
+    ],
+)
+def test_uris_that_are_refused(uri: str, words: str) -> None:
+    with pytest.raises(UserError, match=r"got .*; want ") as caught:
+        mlflow_tracker.check_uri(uri)
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 class FakeMlflow:
