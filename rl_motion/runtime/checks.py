@@ -114,10 +114,10 @@ def _check_texts(encoder: Path, texts: Sequence[str]) -> None:
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
-        config = AutoConfig.from_pretrained(encoder, **local).get_text_config()
+        whole: Any = AutoConfig.from_pretrained(encoder, **local)
     except (OSError, ValueError) as error:
         raise _broken(encoder, error) from error
-    limit = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+    limit = int(min(tokenizer.model_max_length, whole.get_text_config().max_position_embeddings))
     unique = list(dict.fromkeys(texts))
     for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True):
         if len(ids) > limit:
