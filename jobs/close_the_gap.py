@@ -46,9 +46,6 @@ def _upper_bound(folder: Path) -> dict[str, float]:
 
     job = load_job(folder / "job.yaml")
     torch.set_num_threads(job.runtime.threads)
-    if job.evaluation.guidance_scale is not None:
-        policy = job.policy.model_copy(update={"guidance_scale": job.evaluation.guidance_scale})
-        job = job.model_copy(update={"policy": policy})
     upper = job.model_copy(update={"model": job.model.model_copy(update={"name": UPPER})})
     found = evaluate(job, {BASE: load_policy(job, None), TUNED: load_policy(upper, None)}, embedded_bench(job))
     return {s: float(np.mean([r.oracle_success for r in found.of(s, TUNED)])) for s in ("held_out", "original")}

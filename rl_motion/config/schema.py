@@ -160,3 +160,9 @@ class Job(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def sampling_policy(self) -> PolicyConfig:
+        """The policy of evaluation and `sample`: training's own, with `evaluation.guidance_scale` where it is given."""
+        guidance = self.evaluation.guidance_scale
+        return self.policy if guidance is None else self.policy.model_copy(update={"guidance_scale": guidance})

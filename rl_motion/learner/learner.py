@@ -64,7 +64,9 @@ class Learner:
         chunks = [units[start : start + size] for start in range(0, len(units), size)]
         before = self.state_dict_tensors()
         try:
-            parts = [part for _ in range(self._algorithm.inner_epochs) for chunk in chunks for part in self._update(chunk)]
+            parts = [
+                part for _ in range(self._algorithm.inner_epochs) for chunk in chunks for part in self._update(chunk)
+            ]
         except RunFault:
             self.load_state_dict_tensors(before)
             raise

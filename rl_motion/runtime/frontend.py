@@ -31,9 +31,6 @@ def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
     from rl_motion.evaluation.report import evaluate_run
     from rl_motion.runtime.sampling import load_policy
 
-    guidance = job.evaluation.guidance_scale
-    if guidance is not None:
-        job = job.model_copy(update={"policy": job.policy.model_copy(update={"guidance_scale": guidance})})
     policies = {"base": load_policy(job, None), "tuned": load_policy(job, folder / "adapter")}
     return evaluate_run(job, folder, policies, wall_s=wall_s)
 

@@ -1,4 +1,4 @@
-"""Motions for prompts, outside a run: by the same policy as in training, with or without an adapter.
+"""Motions for prompts, outside a run: by the policy that evaluation uses, with or without an adapter.
 
 Legend: B rows, F frames, J joints.
 """
@@ -20,7 +20,7 @@ from rl_motion.types import Prompt, Unit
 
 
 def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
-    """The job's policy, its base where `adapter` is None; sets the job's number of torch threads.
+    """The job's sampling policy, its base where `adapter` is None; sets the job's number of torch threads.
 
     Raises:
         UserError: there is no adapter in that folder, or it belongs to another model.
@@ -38,11 +38,11 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
             load_adapter(denoiser.network, adapter)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(str(error)) from None
-    return DiffusionPolicy(denoiser, job.policy)
+    return DiffusionPolicy(denoiser, job.sampling_policy)
 
 
 def job_of(adapter: Path | None, model: str | None) -> Job:
-    """The job an adapter was trained by, where it lies in its run's folder; else the defaults.
+    """The job an adapter was trained by, where it lies in its run's folder; else the packaged demo's.
 
     Args:
         adapter: its folder, or None for a base policy.
@@ -52,7 +52,7 @@ def job_of(adapter: Path | None, model: str | None) -> Job:
         UserError: there is no adapter in that folder.
     """
     beside = adapter.parent / "job.yaml" if adapter else None
-    job = load_job(beside) if beside and beside.is_file() else Job(name="sample")
+    job = load_job(beside if beside and beside.is_file() else "demo")
     name = model or (_base_of(adapter) if adapter else None)
     if name is not None:
         job = job.model_copy(update={"model": job.model.model_copy(update={"name": name})})

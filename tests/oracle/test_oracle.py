@@ -338,17 +338,17 @@ def wordings(claim, drawn=()):
 
 
 def test_it_reads_every_claim_from_every_wording():
-    """So captions and labels cannot disagree, and no wording belongs to two claims. Subjects and gazes are drawn."""
+    """So captions and labels cannot disagree, and no wording belongs to two claims. Subjects are drawn."""
     names = [field.name for field in fields(oracle.Reading)]
-    drawn, owner, met = (grammar._SUBJECTS, *grammar._GAZES.values()), {}, set()
+    drawn, owner, met = (grammar._SUBJECTS,), {}, set()
     for claim in CLAIMS:
         for caption in wordings(claim, drawn):
             reading = oracle.read(caption)
             assert [getattr(reading, n) for n in names] == [getattr(claim, n) for n in names], caption
             assert owner.setdefault(caption, claim) == claim
-            met |= {(claim.action, words) for group in drawn for words in group if words in caption}
-    assert len(owner) > 15_000
-    assert len(met) == len(VERBS) * sum(map(len, drawn))  # every drawn part with every action
+            met |= {(claim.action, words) for words in grammar._SUBJECTS if caption.startswith(words)}
+    assert len(owner) > 35_000
+    assert len(met) == len(VERBS) * len(grammar._SUBJECTS)
     kick = next(c for c in CLAIMS if c.action == "kick" and c.side == "left" and not c.speed)
     assert {render(kick, Random(n)) for n in range(2000)} <= {*wordings(kick)}
 
