@@ -167,7 +167,8 @@ def _denoiser_card(name: str) -> str:
 MDM `trans_enc` (arXiv:2209.14916), x0 prediction, 50 cosine steps, masked frames, 20 fps, HumanML3D 263-d.
 Trained on motion and captions of {seen}.
 
-Oracle success, 10 steps of SDE-DPM-Solver++ order 2, guidance {GUIDANCE}, 128 prompts x 4 samples, 95 % bootstrap by prompt:
+Oracle success, 10 steps of SDE-DPM-Solver++ order 2, guidance {GUIDANCE}, 128 prompts
+x 4 samples, 95 % bootstrap by prompt:
 
 | Split | Success | n |
 | --- | --- | --- |

@@ -33,7 +33,8 @@ class Claim:
     @property
     def key(self) -> str:
         """Stable name of the combination."""
-        return f"{self.action}/{self.side or '-'}/{self.count or '-'}/{self.speed or '-'}/{self.extent or '-'}/{self.gaze or '-'}"
+        parts = (self.action, self.side, self.count, self.speed, self.extent, self.gaze)
+        return "/".join(str(part or "-") for part in parts)
 
 
 VERBS: dict[str, tuple[str, ...]] = {
