@@ -69,8 +69,11 @@ class MotionPolicy(Protocol):
     def rollout(self, unit: Unit, *, policy_version: int = 0) -> Trajectory:
         """Sample the unit, without gradient."""
 
-    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
-        """Score the trajectory's transitions under the current parameters; `adapter=False`: the reference's."""
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
+        """Score the trajectory's transitions under the current parameters; `adapter=False`: the reference's.
+
+        `first`: only that many, the noisiest; S is then that number.
+        """
 
     def decode(self, trajectory: Trajectory) -> Motions:
         """The trajectory's final motion, un-normalised."""

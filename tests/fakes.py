@@ -67,7 +67,7 @@ class TinyPolicy:
             schedule_hash=self.schedule_hash,
         )
 
-    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
         kind, _, where = self._mishap.partition("=")
         if kind == "crash_learner" and trajectory.unit.iteration == 1 and trajectory.unit.index == 2:
             die_once(Path(where))

@@ -16,6 +16,9 @@ log-probs are. It is divided by the same c_t: each transition's objective A l_t 
 by 1 / c_t as a whole, so that the exchange rate between reward and KL is the same at every step and the one
 that `kl_weight` names.
 
+`transitions` keeps the first few alone. Their terms are exact; the others' are left out, so the gradient is that of
+the first steps' choices, which is where nearly all of its signal was measured (docs/log.md).
+
 Differs from the paper: the balance, the solver, advantages from the group alone, and the KL term.
 
 Legend: B rows, S stochastic transitions, F frames, D features.
@@ -49,10 +52,12 @@ class DDPO:
         the range), `policy/kl` (exact, to the reference, unbalanced), `policy/abs_dlogp` (unbalanced) and
         `policy/gradient_share`.
         """
-        replay = policy.replay(batch.trajectory)
+        first = self._config.transitions
+        replay = policy.replay(batch.trajectory, first=first)
         log_prob_BS = replay.log_prob_BS
         advantage_B1 = batch.advantage_B.to(log_prob_BS)[:, None]
-        log_ratio_BS = log_prob_BS - batch.trajectory.log_prob_BS.to(log_prob_BS)
+        old_BS = batch.trajectory.log_prob_BS[:, : log_prob_BS.shape[1]]
+        log_ratio_BS = log_prob_BS - old_BS.to(log_prob_BS)
         balance_S = replay.gain_S if self._config.balance == "snr" else torch.ones_like(replay.gain_S)
         ratio_BS = torch.exp(log_ratio_BS / balance_S)
         clip = self._config.clip_range
@@ -60,7 +65,7 @@ class DDPO:
         policy_loss = -torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1).mean()
 
         with torch.no_grad():
-            reference = policy.replay(batch.trajectory, adapter=False)
+            reference = policy.replay(batch.trajectory, adapter=False, first=first)
         kl_BS = kl_divergence(replay.mean_BSFD, reference.mean_BSFD, replay.std_S) * replay.scale_B[:, None]
         loss = policy_loss
         if self._config.kl_weight > 0.0:

@@ -86,6 +86,9 @@ class AlgorithmConfig(Section):
     """Weight of the exact KL to the reference (adapter off), balanced as the loss is."""
     balance: Literal["snr", "none"] = "snr"
     """snr: divide a log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t; essential with x0 networks."""
+    transitions: Positive | None = None
+    """Learn from this many transitions, the noisiest first; None: all. What a motion does is decided in the first few,
+    and the others add noise to the gradient and cost a network call each (docs/log.md)."""
     advantage_clip: PositiveFloat = 5.0
     advantage_floor: NonNegative = 0.01
     """Added to a prompt's reward std: keeps tiny reward differences from being blown up."""

@@ -155,7 +155,7 @@ class DiffusionPolicy:
             schedule_hash=self.schedule_hash,
         )
 
-    def replay(self, trajectory: Trajectory, *, adapter: bool = True) -> Replay:
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
         """Score the stored latents, with gradient, step by step in the rollout's own shape.
 
         Raises:
@@ -166,20 +166,21 @@ class DiffusionPolicy:
                 f"got a trajectory of schedule {trajectory.schedule_hash[:12]}; want "
                 f"{self.schedule_hash[:12]}; sample and train with the same model and policy section"
             )
-        latents_BTFD = trajectory.latents_BTFD.to(self._device)
+        steps = min(first or self.transitions, self.transitions)
+        latents_BTFD = trajectory.latents_BTFD[:, : steps + 1].to(self._device)
         elements_B = self._elements(trajectory.length_B)
         scale_B = self._scale(elements_B)
         with nullcontext() if adapter else self._adapter_off():
             mean_BSFD = self._means(self._predictor(trajectory.unit, trajectory.length_B), latents_BTFD)
         scores = [
             log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B)
-            for k in range(self.transitions)
+            for k in range(steps)
         ]
         return Replay(
             log_prob_BS=torch.stack(scores, dim=1) * scale_B[:, None],
             mean_BSFD=mean_BSFD,
-            std_S=self._row(self._tables.std_K),
-            gain_S=self._row(self._tables.gain_K),
+            std_S=self._row(self._tables.std_K, steps),
+            gain_S=self._row(self._tables.gain_K, steps),
             scale_B=scale_B,
         )
 
@@ -219,7 +220,7 @@ class DiffusionPolicy:
 
     def _means(self, predict: Predict, latents_BTFD: Tensor) -> Tensor:
         means, x0_prev = [], None
-        for k in range(self.transitions):
+        for k in range(latents_BTFD.shape[1] - 1):
             x_BFD = latents_BTFD[:, k].contiguous()
             x0_BFD = predict(k, x_BFD)
             means.append(self._tables.transition(k, x_BFD, x0_BFD, x0_prev)[0])
@@ -262,8 +263,8 @@ class DiffusionPolicy:
     def _scale(self, elements_B: Tensor) -> Tensor:
         return 1.0 / elements_B if self._config.log_prob == "mean" else torch.ones_like(elements_B)
 
-    def _row(self, values_K: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values_K[: self.transitions], dtype=torch.float64, device=self._device)
+    def _row(self, values_K: tuple[float, ...], steps: int) -> Tensor:
+        return torch.tensor(values_K[:steps], dtype=torch.float64, device=self._device)
 
     def _adapter_off(self) -> AbstractContextManager[None]:
         return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()
