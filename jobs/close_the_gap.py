@@ -1,5 +1,6 @@
 """The longer job on five seeds over two base checkpoints: how much of the gap to the supervised upper bound it closes.
 
+    python jobs/build_zoo.py denoiser --name mdm-embedded-b --seed 1   # the second base is not packaged
     python jobs/close_the_gap.py --out runs/gap          # resumable: runs that have a report are not run again
 
 Each run is `rl-motion train first-light --seed N --set model.name=BASE`. The upper bound is the same network trained on

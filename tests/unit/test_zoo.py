@@ -289,4 +289,4 @@ def test_the_package_ships_its_models():
 def test_the_packaged_files_are_small_and_hold_no_pickle():
     files = [p for p in ZOO.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 16 * 2**20
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".txt"}
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".txt", ".yaml"}
