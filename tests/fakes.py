@@ -212,6 +212,7 @@ def toy_job(model: str = "toy", iterations: int = 4, **runtime: Any) -> Job:
         "prompts_per_iteration": 4,
         "prompts_per_unit": 1,
         "samples_per_prompt": 4,
+        "units_per_step": 4,
         "learning_rate": 0.05,
     }
     settings = {"backend": "local", "threads": 1, **runtime}

@@ -112,7 +112,7 @@ def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
 def before_after_table(report: Report) -> Table:
     """Base beside tuned with the paired difference and its interval, for the terminal."""
     table = Table(title="Before and after (95 % intervals over prompts)")
-    for name in ("", "base", "tuned", "difference", "interval", "n"):
+    for name in ("", "base", "tuned", "change", "interval", "n"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for metric in HEADLINES:
         for split in SPLITS:

@@ -90,7 +90,7 @@ class TestRay:
 
     def test_a_unit_that_always_kills_its_worker_ends_the_run(self, tmp_path: Path) -> None:
         with pytest.raises(RunFault, match="failed 4 times") as caught:
-            run(toy_job("toy:crash=/nonexistent/marker", backend="ray", rollout_workers=2), tmp_path)
+            run(toy_job(f"toy:crash={tmp_path}/absent/marker", backend="ray", rollout_workers=2), tmp_path)
         assert any("rl-motion resume" in note for note in caught.value.__notes__)
 
     def test_a_bug_reaches_the_user_at_once_with_its_traceback(self, tmp_path: Path) -> None:

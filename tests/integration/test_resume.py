@@ -251,6 +251,7 @@ def test_a_server_that_never_answers_stops_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(run, "_MLFLOW_PATIENCE_S", 0.1)
-    job = tracked(toy_job(), "sqlite:////nonexistent/folder/mlflow.db")
+    (tmp_path / "file").write_text("no folder")
+    job = tracked(toy_job(), f"sqlite:///{tmp_path}/file/mlflow.db")
     assert result(frontend.start(job, tmp_path, QUIET).folder) == straight
     assert "MLflow lacks the last rows" in caplog.text
