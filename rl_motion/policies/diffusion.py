@@ -173,8 +173,7 @@ class DiffusionPolicy:
         with nullcontext() if adapter else self._adapter_off():
             mean_BSFD = self._means(self._predictor(trajectory.unit, trajectory.length_B), latents_BTFD)
         scores = [
-            log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B)
-            for k in range(steps)
+            log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B) for k in range(steps)
         ]
         return Replay(
             log_prob_BS=torch.stack(scores, dim=1) * scale_B[:, None],
