@@ -6,7 +6,6 @@ Every interval is a 95 % bootstrap over prompts; every difference is paired (sam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from rl_motion.evaluation.page import render
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference, paired_ratio
 from rl_motion.protocols import MotionPolicy
+from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.jsonl import JsonlTracker
 
 Report = dict[str, Any]
@@ -75,11 +75,9 @@ def evaluate_run(
     """
     evaluation = evaluate(job, policies, bench or embedded_bench(job))
     report = build_report(evaluation, job, wall_s=wall_s)
-    write_text(run_dir / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_text(
-        run_dir / "report.html",
-        render(report, evaluation.shown, metrics=JsonlTracker(run_dir / "metrics.jsonl").rows()),
-    )
+    page = render(report, evaluation.shown, metrics=JsonlTracker(run_dir / "metrics.jsonl").rows())
+    write_atomic(run_dir / "report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(run_dir / "report.html", page.encode())
     return report
 
 
@@ -128,17 +126,6 @@ def before_after_table(report: Report) -> Table:
             )
         table.add_section()
     return table
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: readers never see half of it, and a crash keeps the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _column(records: Sequence[Record], metric: str) -> list[float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rl_motion.config import RunFault
+from rl_motion.tracking.files import sync_folder, write_synced
 from rl_motion.types import Metrics
 
 LEARNER_FILE = "learner.safetensors"
@@ -124,32 +124,6 @@ class Commits:
 
     def _numbered(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir() and path.name.isdecimal())
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or as it was before, whatever happens meanwhile."""
-    partial = path.with_name(f"{path.name}.partial")
-    write_synced(partial, content)
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's entries."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(folder: Path) -> Commit:

@@ -18,8 +18,9 @@ from typing import Any
 
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
-from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest, write_atomic
+from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest
 from rl_motion.runtime.workers import Snapshot
+from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
 from rl_motion.types import Metrics

@@ -15,7 +15,7 @@ import torch
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.protocols import MotionPolicy
-from rl_motion.runtime.commit import write_atomic
+from rl_motion.tracking.files import write_atomic
 from rl_motion.types import Prompt, Unit
 
 

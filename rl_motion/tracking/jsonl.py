@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rl_motion.tracking.files import write_atomic
 from rl_motion.types import Metrics
 
 ITERATION = "iteration"
@@ -49,12 +50,7 @@ class JsonlTracker:
         rows = {row[ITERATION]: row for row in self.rows() if row[ITERATION] < iteration}
         if last is not None:
             rows[last[ITERATION]] = last
-        temporary = self.path.with_suffix(".writing")
-        with temporary.open("wb") as file:
-            file.writelines(_line(rows[key]) for key in sorted(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_atomic(self.path, b"".join(_line(rows[key]) for key in sorted(rows)))
 
 
 def _line(row: Metrics) -> bytes:

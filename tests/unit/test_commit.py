@@ -12,6 +12,7 @@ import pytest
 from rl_motion.config import RunFault
 from rl_motion.runtime import commit
 from rl_motion.runtime.commit import LEARNER_FILE, Commits, Manifest
+from rl_motion.tracking import files
 
 FILES = {
     LEARNER_FILE: b"learner",
@@ -157,7 +158,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: p
 
 def test_an_atomic_write_leaves_the_old_file_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "job.yaml"
-    commit.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
 
     def dies(descriptor: int) -> None:
         raise OSError("power cut")
@@ -165,10 +166,10 @@ def test_an_atomic_write_leaves_the_old_file_or_the_new(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", dies)
         with pytest.raises(OSError, match="power cut"):
-            commit.write_atomic(path, b"new")
+            files.write_atomic(path, b"new")
         assert path.read_bytes() == b"old"
         with pytest.raises(OSError, match="power cut"):  # control: writing in place would have changed it
-            commit.write_synced(path, b"new")
+            files.write_synced(path, b"new")
         assert path.read_bytes() == b"new"
 
 

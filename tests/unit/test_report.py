@@ -19,7 +19,6 @@ from rl_motion.evaluation.report import (
     before_after_table,
     build_report,
     evaluate_run,
-    write_text,
 )
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.types import Prompt
@@ -170,15 +169,6 @@ def test_numbers_never_show_a_minus_zero():
 
 
 # --- files ------------------------------------------------------------
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "run" / "report.json"
-    write_text(path, "first")
-    monkeypatch.setattr(report_module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "second")
-    assert path.read_text() == "first"
 
 
 def test_a_run_gets_both_files(tmp_path, monkeypatch):
