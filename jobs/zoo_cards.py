@@ -50,9 +50,9 @@ def _recall(model: RetrievalModel) -> dict[str, tuple[float, float]]:
         features = torch.from_numpy(np.concatenate([p.features_NFD for p in parts]))
         length = torch.from_numpy(np.concatenate([p.length_N for p in parts]))
         captions = [c for p in parts for c in p.captions]
-        rows = [model.similarity(_motions(features, length), [c] * len(captions)).numpy() for c in captions]
+        similarity_QN = model.embed_texts(captions) @ model.embed_motions(_motions(features, length)).T
         for k in (1, 3):
-            found[f"R@{k}"].append(recall_at(np.stack(rows), k))
+            found[f"R@{k}"].append(recall_at(similarity_QN.numpy(), k))
     return {name: (float(np.mean(v)), float(np.std(v))) for name, v in found.items()}
 
 
@@ -61,19 +61,17 @@ def _contradicted(model: RetrievalModel) -> dict[str, float | None]:
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for split in ("source/test", "target/test"):
         real, rng = clips(split, 320, SEED + 100), Random(SEED)
-        for i, claim in enumerate(real.claims):
-            motion = _motions(
-                torch.from_numpy(real.features_NFD[i : i + 1]), torch.from_numpy(real.length_N[i : i + 1])
-            )
-            for kind, other in contradictions(claim).items():
-                what = "clockwise" if "clockwise" in claim.side else ("left/right" if kind == "side" else kind)
-                for key in (
-                    f"{kind if kind != 'side' else what}: all",
-                    f"{kind if kind != 'side' else what}: {claim.action}",
-                ):
-                    true, false = real.captions[i], render(other, rng)
-                    for caption, label in ((true, True), (false, False)):
-                        scores[key].append((model.similarity(motion, [caption]).item(), label))
+        pairs = [(i, k, render(o, rng)) for i, c in enumerate(real.claims) for k, o in contradictions(c).items()]
+        row = [i for i, _, _ in pairs]
+        motions = _motions(torch.from_numpy(real.features_NFD[row]), torch.from_numpy(real.length_N[row]))
+        true_P = model.similarity(motions, [real.captions[i] for i in row]).tolist()
+        false_P = model.similarity(motions, [text for _, _, text in pairs]).tolist()
+        for (i, kind, _), true, false in zip(pairs, true_P, false_P, strict=True):
+            claim = real.claims[i]
+            side = "clockwise" if "clockwise" in claim.side else "left/right"
+            name = side if kind == "side" else kind
+            for key in (f"{name}: all", f"{name}: {claim.action}"):
+                scores[key] += [(true, True), (false, False)]
     return {key: auc(*zip(*pairs, strict=True)) for key, pairs in sorted(scores.items())}
 
 

@@ -120,9 +120,10 @@ class TMR(nn.Module):
 
 
 class TMRScorer(nn.Module):
-    """Cosine similarity between motions and texts; owns the normalisation, so features come in un-normalised.
+    """Unit embeddings of motions and texts; owns the normalisation, so features come in un-normalised.
 
-    The official retrieval score is `cosine / 2 + 0.5`. Differentiable with respect to the features.
+    Their product is the cosine; the official retrieval score is `cosine / 2 + 0.5`. Differentiable with respect to
+    the features.
     """
 
     mean_D: Tensor
@@ -148,8 +149,3 @@ class TMRScorer(nn.Module):
     def embed_text(self, tokens_BLC: Tensor, length_B: Tensor) -> Tensor:
         """Unit embeddings [B, C] of token features."""
         return functional.normalize(self.tmr.encode_text(tokens_BLC, length_B).mu_BC, dim=-1)
-
-    def score(self, features_BFD: Tensor, length_B: Tensor, tokens_BLC: Tensor, text_length_B: Tensor) -> Tensor:
-        """Cosine [B] in [-1, 1] between motion i and text i."""
-        motion_BC = self.embed_motion(features_BFD, length_B)
-        return (motion_BC * self.embed_text(tokens_BLC, text_length_B)).sum(dim=-1)

@@ -117,13 +117,24 @@ class RetrievalModel:
         Raises:
             UserError: another representation, or normalised features.
         """
+        return (self.embed_motions(motions) * self.embed_texts(texts)).sum(dim=-1)
+
+    def embed_motions(self, motions: Motions) -> Tensor:
+        """Unit embeddings [B, C] of un-normalised motions.
+
+        Raises:
+            UserError: another representation, or normalised features.
+        """
         if motions.representation != self.representation or motions.normalisation != Normalisation.NONE:
             raise UserError(
                 f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
                 f"{self.representation} normalised by {Normalisation.NONE}; decode it first"
             )
-        tokens, length = self._text_encoder.tokens(texts)
-        return self.scorer.score(motions.features_BFD, motions.length_B, tokens, length)
+        return self.scorer.embed_motion(motions.features_BFD, motions.length_B)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings [B, C] of texts."""
+        return self.scorer.embed_text(*self._text_encoder.tokens(texts))
 
 
 def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
