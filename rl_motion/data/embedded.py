@@ -130,7 +130,7 @@ def clips(split: str, number: int, seed: int = 0, *, named_sides: float = 0.0) -
         claim = claims[n % len(claims)]
         prompt = make_prompt(split, claim, _digest("clip", seed, n) % WORDINGS)
         rng = np.random.default_rng(_digest("motion", split, seed, n))
-        motion = joints_to_features(perform(claim, prompt.length + 1, rng), continuous_yaw=True)
+        motion = joints_to_features(perform(claim, prompt.length + 1, rng), own_heading=True)
         features[n, : prompt.length], length[n] = motion, prompt.length
         annotator = Random(_digest("annotator", split, seed, n))
         named = _nameable(claim) if annotator.random() < named_sides else ()

@@ -6,10 +6,13 @@ representation that every published checkpoint was trained on, and are kept:
 
 * inverse kinematics takes (left hip - right hip) + (right shoulder - left shoulder) as the side axis, so the
   two partly cancel: the heading is only well defined while the shoulders are wider apart than the hips;
-* the heading is smoothed over time (sigma 20 frames) and forced to Z+ in frame 0;
+* the heading is smoothed over time (sigma 20 frames, one second) and forced to Z+ in frame 0, so that a turning
+  body's first yaw velocity is a jump and a quick full turn leaves the heading where it was;
 * the yaw velocity has the wrong sign in the one frame in which the smoothed heading passes through Z-, after
-  which the recovered path is bent (6 % of CMU clips, by up to 1.5 m): `continuous_yaw=True` mends new data;
+  which the recovered path is bent (6 % of CMU clips, by up to 1.5 m);
 * F frames of joints give F - 1 rows; contacts test speed alone, not height.
+
+`own_heading=True` mends the first three for data of one's own; the recovery of joints is the same (ADR 3).
 
 Shape legend: B batch, F frames, J joints (22), D features (263). Metres, Y up, facing Z+ in frame 0, 20 fps.
 """
@@ -53,12 +56,11 @@ def joints_to_features(
     joints_FJ3: FloatArray,
     offsets_J3: FloatArray = HUMANML3D_OFFSETS_J3,
     *,
-    continuous_yaw: bool = False,
+    own_heading: bool = False,
 ) -> NDArray[np.float32]:
     """Return the features [F - 1, 263] of one clip; see `joints_to_features_batch`."""
-    features_FD: NDArray[np.float32] = joints_to_features_batch(
-        joints_FJ3[None], offsets_J3, continuous_yaw=continuous_yaw
-    )[0]
+    features_BFD = joints_to_features_batch(joints_FJ3[None], offsets_J3, own_heading=own_heading)
+    features_FD: NDArray[np.float32] = features_BFD[0]
     return features_FD
 
 
@@ -66,28 +68,29 @@ def joints_to_features_batch(
     joints_BFJ3: FloatArray,
     offsets_J3: FloatArray = HUMANML3D_OFFSETS_J3,
     *,
-    continuous_yaw: bool = False,
+    own_heading: bool = False,
 ) -> NDArray[np.float32]:
     """Return the features [B, F - 1, 263] of clips of equal length.
 
     Args:
         joints_BFJ3: positions in metres, Y up, 20 fps, any heading, place, floor height and proportions.
         offsets_J3: target skeleton; only the bones' lengths count.
-        continuous_yaw: mend the official sign of the yaw velocity at Z-. Leave it off where features must
-            equal those of published data and checkpoints; turn it on for data of one's own.
+        own_heading: take the body's heading in each frame, unsmoothed, with a yaw velocity that keeps its sign.
+            Leave it off where features must equal those of published data and checkpoints; turn it on for data
+            of one's own.
 
     Raises:
         ValueError: wrong shape, fewer than two frames, a non-finite coordinate, or a bone of length zero.
     """
     joints = _uniform(_checked(joints_BFJ3), offsets_J3)
     joints = _canonical(joints)
-    heading_BF4 = _heading(joints)
+    heading_BF4 = _own_heading(joints) if own_heading else _official_heading(joints)
     rotations = HUMANML3D.inverse_kinematics(joints, heading_BF4)[..., 1:, :]
 
     per_joint_BF14 = heading_BF4[:, :-1, None]
     step_BFJ3 = joints[:, 1:] - joints[:, :-1]
     yaw_4 = qmul(heading_BF4[:, 1:], qinv(heading_BF4[:, :-1]))
-    if continuous_yaw:
+    if own_heading:
         yaw_4 = np.where(yaw_4[..., :1] < 0, -yaw_4, yaw_4)
     local = joints[:, :-1, 1:] - joints[:, :-1, :1] * np.array([1.0, 0.0, 1.0])
     feet = step_BFJ3[:, :, _CONTACT_JOINTS, :]
@@ -166,13 +169,17 @@ def _canonical(joints_BFJ3: FloatArray) -> FloatArray:
     """Put the lowest joint on y = 0, the first root over the origin, and turn the first frame to Z+."""
     shift_B113 = joints_BFJ3[:, :1, :1].copy()
     shift_B113[..., 1] = joints_BFJ3[..., 1].min(axis=(1, 2))[:, None, None]
-    right_hip, left_hip, right_shoulder, left_shoulder = (joints_BFJ3[:, 0, j] for j in HUMANML3D.facing)
-    forward_B3 = _forward(right_hip - left_hip + right_shoulder - left_shoulder)
-    turn_B4 = qbetween(forward_B3, np.array([0.0, 0.0, 1.0]))
-    return qrot(turn_B4[:, None, None], joints_BFJ3 - shift_B113)
+    turn_B14 = _own_heading(joints_BFJ3[:, :1])
+    return qrot(turn_B14[:, :, None], joints_BFJ3 - shift_B113)
 
 
-def _heading(joints_BFJ3: FloatArray) -> FloatArray:
+def _own_heading(joints_BFJ3: FloatArray) -> FloatArray:
+    """Return the rotation [B, F, 4] from each frame's heading to Z+."""
+    right_hip, left_hip, right_shoulder, left_shoulder = (joints_BFJ3[:, :, j] for j in HUMANML3D.facing)
+    return qbetween(_forward(right_hip - left_hip + right_shoulder - left_shoulder), np.array([0.0, 0.0, 1.0]))
+
+
+def _official_heading(joints_BFJ3: FloatArray) -> FloatArray:
     """Return the rotation [B, F, 4] from the smoothed heading to Z+, as the official IK computes it."""
     right_hip, left_hip, right_shoulder, left_shoulder = (joints_BFJ3[:, :, j] for j in HUMANML3D.facing)
     # The hips' and shoulders' terms have opposite signs in the official code: see the module's docstring.

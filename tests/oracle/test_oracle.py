@@ -66,7 +66,7 @@ def world():
 @pytest.fixture(scope="module")
 def features_NFD(few):
     """The 263 features of `few`."""
-    return joints_to_features_batch(np.stack([x for _, _, x in few]), continuous_yaw=True)
+    return joints_to_features_batch(np.stack([x for _, _, x in few]), own_heading=True)
 
 
 @pytest.fixture(scope="module")

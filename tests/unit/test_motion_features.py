@@ -125,14 +125,20 @@ def test_batch_equals_single_clips():
     assert np.array_equal(batch, np.stack([joints_to_features(clip) for clip in clips]))
 
 
-def test_continuous_yaw_recovers_a_full_turn_and_the_official_sign_does_not():
+def test_the_bodys_own_heading_recovers_a_full_turn_and_the_official_sign_does_not():
     joints = module._canonical(module._uniform(circle()[None], HUMANML3D_OFFSETS_J3))[0, :-1]
     error = {}
-    for continuous in (True, False):
-        rows = joints_to_features(circle(), continuous_yaw=continuous)
-        error[continuous] = np.abs(features_to_joints(torch.from_numpy(rows).double()).numpy() - joints).max()
+    for own in (True, False):
+        rows = joints_to_features(circle(), own_heading=own)
+        error[own] = np.abs(features_to_joints(torch.from_numpy(rows).double()).numpy() - joints).max()
     assert error[True] < 1e-5
     assert error[False] > 0.05  # the quirk that published data has
+
+
+def test_the_bodys_own_heading_is_a_steady_turn_and_the_official_one_jumps():
+    yaw = {own: joints_to_features(circle(), own_heading=own)[:, ROOT_YAW] for own in (True, False)}
+    assert np.ptp(yaw[True]) < 0.02 * abs(yaw[True].mean())
+    assert np.ptp(yaw[False]) > abs(yaw[True].mean())
 
 
 def test_a_first_frame_that_faces_backwards_gives_numbers():
