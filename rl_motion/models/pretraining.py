@@ -20,10 +20,14 @@ from rl_motion.models.layers import valid_mask
 from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.mdm import MDM
 from rl_motion.models.tmr import TMR
+from rl_motion.motion.features import ROOT_VEL
 
 FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
 """Weights in the denoiser's loss by range of features: motion is recovered from the root's velocity, whose errors add
 up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
+PATH_WEIGHT = 0.02
+"""Weight, in the denoiser's loss, of the squared error of the root's yaw and velocities summed up to each frame: how
+far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is the same E[x0]."""
 OnStep = Callable[[int, float], None]
 """Called with (step, loss) after every step."""
 
@@ -94,7 +98,7 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2), weighted by `FEATURE_WEIGHTS`, in bfloat16 with float32 weights.
+    arXiv:2209.14916 eq. (2), weighted by `FEATURE_WEIGHTS` and `PATH_WEIGHT`, in bfloat16 with float32 weights.
     `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving average (0.999) of the weights
     in `model`.
     """
@@ -118,7 +122,9 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
         text_BC = text_UC[data.caption_N[row_B]] * keep_B1
         with torch.autocast("cpu", torch.bfloat16):
             predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_BC, length_B).float()
-        loss = ((predicted_BFD - x0_BFD)[valid_BF].pow(2) * weight_D).mean()
+        error_BFD = (predicted_BFD - x0_BFD) * valid_BF[..., None]
+        path_BF3 = error_BFD[..., : ROOT_VEL.stop].cumsum(1)
+        loss = (error_BFD[valid_BF].pow(2) * weight_D).mean() + PATH_WEIGHT * path_BF3[valid_BF].pow(2).mean()
         value = _update(loss, model, optimiser, rate)
         average.update_parameters(model)
         on_step(step, value)
