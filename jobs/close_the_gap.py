@@ -117,7 +117,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with ThreadPoolExecutor(parallel) as pool:
-            folders = list(pool.map(lambda run: _run(*run, out, sets or []), RUNS))
+            folders = list(pool.map(lambda run: _run(run[0], run[1], out, sets or []), RUNS))
     except (UserError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None

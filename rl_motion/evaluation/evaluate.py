@@ -116,13 +116,16 @@ def embedded_bench(job: Job) -> Bench:
     return Bench(prompts=prompts, terms=build_terms(job.rewards, REWARDS))
 
 
-def evaluate(job: Job, policies: Mapping[str, MotionPolicy], bench: Bench) -> Evaluation:
+def evaluate(
+    job: Job, policies: Mapping[str, MotionPolicy], bench: Bench, splits: Mapping[str, str] = SPLITS
+) -> Evaluation:
     """Measure every arm on every split, in units of fixed size, without gradient.
 
     Args:
         job: its `evaluation` says how much, its `train.prompts_per_unit` the size of a unit.
         policies: `base` and `tuned`. Guidance and last step are theirs.
         bench: what to measure with.
+        splits: name in the records -> split of the bench; settings are chosen on val, never on test.
 
     Raises:
         ValueError: an arm is missing, or the arms are not the same policy.
@@ -130,7 +133,7 @@ def evaluate(job: Job, policies: Mapping[str, MotionPolicy], bench: Bench) -> Ev
     """
     _check_arms(policies)
     result = Evaluation()
-    for split, source in SPLITS.items():
+    for split, source in splits.items():
         prompts = draw(bench.prompts(source), job.evaluation.prompts, seed=job.evaluation.seed)
         if len(prompts) < job.evaluation.prompts:
             result.warnings.append(

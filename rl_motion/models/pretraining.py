@@ -25,7 +25,7 @@ from rl_motion.motion.features import ROOT_VEL
 FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
 """Weights in the denoiser's loss by range of features: motion is recovered from the root's velocity, whose errors add
 up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
-PATH_WEIGHT = 0.02
+PATH_WEIGHT = 0.001
 """Weight, in the denoiser's loss, of the squared error of the root's yaw and velocities summed up to each frame: how
 far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is the same E[x0]."""
 OnStep = Callable[[int, float], None]
@@ -93,21 +93,27 @@ def _update(
     return loss.item()
 
 
+def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
+    """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum."""
+    error_BFD = error_BFD * valid_BF[..., None]
+    squared_D = error_BFD[valid_BF].pow(2).mean(0)
+    weighted = torch.cat([weight * squared_D[start:stop] for start, stop, weight in FEATURE_WEIGHTS])
+    path_BF3 = error_BFD[..., : ROOT_VEL.stop].cumsum(1)
+    return weighted.mean() + PATH_WEIGHT * path_BF3[valid_BF].pow(2).mean()
+
+
 def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     model: MDM, data: MotionText, text_UC: Tensor, schedule: ScheduleConfig, recipe: Recipe, on_step: OnStep
 ) -> None:
     """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
 
-    arXiv:2209.14916 eq. (2), weighted by `FEATURE_WEIGHTS` and `PATH_WEIGHT`, in bfloat16 with float32 weights.
+    arXiv:2209.14916 eq. (2), weighted as `x0_loss` says, in bfloat16 with float32 weights.
     `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving average (0.999) of the weights
     in `model`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
-    weight_D = torch.ones(data.features_NFD.shape[-1])
-    for start, stop, weight in FEATURE_WEIGHTS:
-        weight_D[start:stop] = weight
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     model.train()
     for step in range(recipe.steps):
@@ -122,10 +128,7 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
         text_BC = text_UC[data.caption_N[row_B]] * keep_B1
         with torch.autocast("cpu", torch.bfloat16):
             predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_BC, length_B).float()
-        error_BFD = (predicted_BFD - x0_BFD) * valid_BF[..., None]
-        path_BF3 = error_BFD[..., : ROOT_VEL.stop].cumsum(1)
-        loss = (error_BFD[valid_BF].pow(2) * weight_D).mean() + PATH_WEIGHT * path_BF3[valid_BF].pow(2).mean()
-        value = _update(loss, model, optimiser, rate)
+        value = _update(x0_loss(predicted_BFD - x0_BFD, valid_BF), model, optimiser, rate)
         average.update_parameters(model)
         on_step(step, value)
     model.load_state_dict(average.module.state_dict())

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
     "zoo_cards": {"--base", "model cards"},
-    "close_the_gap": {"--out", "--set", "upper bound"},
+    "ablate": {"--out", "--iterations", "--parallel", "validation"},
+    "close_the_gap": {"--out", "--set", "--parallel", "upper bound"},
 }
 
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.pretraining import (
+    PATH_WEIGHT,
     MotionText,
     Recipe,
     TokenTexts,
@@ -17,6 +18,7 @@ from rl_motion.models.pretraining import (
     train_denoiser,
     train_text_encoder,
     train_tmr,
+    x0_loss,
 )
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
@@ -146,7 +148,9 @@ def test_the_denoiser_s_loss_weighs_features(monkeypatch):
     weight_D = torch.ones(263)
     weight_D[:4], weight_D[4:67], weight_D[67:193], weight_D[259:] = 8.0, 2.0, 0.5, 0.5
     (loss,) = train_mdm(recipe, data)[1]
-    assert loss == pytest.approx((square_ND * weight_D).mean().item(), rel=1e-5)
+    path_BF3 = (data.features_NFD[row_B] * valid_BF[..., None])[..., :3].cumsum(1)
+    path = PATH_WEIGHT * path_BF3[valid_BF].square().mean()
+    assert loss == pytest.approx((square_ND * weight_D).mean().item() + path.item(), rel=1e-5)
     assert loss != pytest.approx(square_ND.mean().item(), rel=1e-2)  # negative control: unweighted
 
 
@@ -301,3 +305,22 @@ def test_statistics_do_not_see_padding_and_survive_constant_features():
     seen = features_NFD.clone()
     seen[0, 9] = 1e6  # negative control: a frame within the length counts
     assert not torch.equal(feature_statistics(seen, length_N)[0], one[0])
+
+
+def test_the_loss_sees_a_path_that_drifts_and_nothing_beyond_the_length():
+    """Errors of one size: those of the root that add up cost more than those that cancel; a joint's do not."""
+    sign_F = torch.tensor([1.0, -1.0] * 6)
+    valid_BF = torch.ones(1, 12, dtype=torch.bool)
+
+    def loss(feature, error_F, valid=valid_BF):
+        error_BFD = torch.zeros(1, 12, 263)
+        error_BFD[0, :, feature] = error_F
+        return x0_loss(error_BFD, valid).item()
+
+    for feature in (0, 1, 2):
+        assert loss(feature, sign_F.abs()) > 1.5 * loss(feature, sign_F)
+    assert loss(4, sign_F.abs()) == loss(4, sign_F)
+    assert loss(0, sign_F) == pytest.approx(8.0 / 263 + PATH_WEIGHT * 0.5 / 3)
+    short_BF = torch.arange(12)[None] < 6
+    late_F = torch.where(torch.arange(12) < 6, 0.0, 1.0)
+    assert loss(0, late_F, short_BF) == 0 < loss(0, late_F)
