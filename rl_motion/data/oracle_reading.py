@@ -1,0 +1,84 @@
+"""The oracle's reading of a caption: its own words, no grammar.
+
+Each table holds (value, pattern); the first pattern that is found decides.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_LEXICON: tuple[tuple[str, str], ...] = (
+    ("jack", r"jacks|arms and legs apart"),
+    ("sidestep", r"sideways|side steps|steps aside"),
+    ("circle", r"circle"),
+    ("spin", r"spins|on the spot$|rotates|twirls"),
+    ("turn", r"\bturns\b|quarter turn"),
+    ("arms", r"both arms"),
+    ("wave", r"wave|waving"),
+    ("kick", r"kick"),
+    ("punch", r"punch|strikes"),
+    ("knee", r"knee"),
+    ("raise", r"(?:raises|lifts|puts) an arm"),
+    ("squat", r"squat|crouches"),
+    ("bow", r"bow\b|bows|waist"),
+    ("sit", r"sits|seat|chair"),
+    ("jump", r"jump|hops|leaps"),
+    ("run", r"\bruns\b|running|jogs"),
+    ("walk", r"walks|walking|strolls"),
+)
+_SIDES = (
+    ("counterclockwise", r"counterclockwise|anticlockwise"),
+    ("clockwise", r"clockwise"),
+    ("left", r"\bleft\b"),
+    ("right", r"\bright\b"),
+    ("forward", r"\bforwards?\b|\bahead\b"),
+    ("backward", r"\bbackwards?\b"),
+)
+_COUNTS = ((1, r"\bonce\b|one time|single time"), (2, r"\btwice\b|two times"), (3, r"three times|thrice"))
+_SPEEDS = (("slow", r"slow|unhurried"), ("fast", r"quick|fast|rapid"))
+_GAZES = (("down", r"looking down|head down|floor"), ("up", r"looking up|head up|ceiling"))
+_EXTENTS = (
+    ("small", r"small|tight"),
+    ("large", r"large|wide"),
+    ("half", r"\bhalf"),
+    ("full", r"full turn|all the way"),
+    ("low", r"low seat|deep down"),
+    ("high", r"high seat|not very deep"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a caption says; empty and 0 where it does not say."""
+
+    action: str
+    side: str
+    count: int
+    speed: str
+    extent: str
+    gaze: str
+
+
+def read(caption: str) -> Reading:
+    """What the caption says.
+
+    Raises:
+        ValueError: no known action in it.
+    """
+    text = caption.lower()
+
+    def first(table: tuple[tuple[str, str], ...]) -> str:
+        return next((name for name, pattern in table if re.search(pattern, text)), "")
+
+    action = first(_LEXICON)
+    if not action:
+        raise ValueError(
+            f"got a caption without a known action: {caption!r}; the oracle judges the embedded world only"
+        )
+    side = "" if action == "bow" else first(_SIDES)
+    if action == "jump":
+        side = side or "up"
+    count = next((n for n, pattern in _COUNTS if re.search(pattern, text)), 0)
+    extent = first(_EXTENTS) if action in ("circle", "spin", "sit") else ""
+    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES))
