@@ -152,7 +152,7 @@ Measured at model seed {SEED}. {LICENCE}
 
 
 def _denoiser_card(name: str) -> str:
-    measured = _success(name)
+    measured, schedule = _success(name), load_denoiser(name).schedule
     seen = "source/train and target/train (the supervised upper bound)" if "upper" in name else "source/train"
     rows = []
     for split in ("original", "held_out"):
@@ -162,7 +162,8 @@ def _denoiser_card(name: str) -> str:
     classes = [f"| {g} | {v:.2f} | {f'{held_out[g]:.2f}' if g in held_out else '-'} |" for g, v in original.items()]
     return f"""# {name}
 
-MDM `trans_enc` (arXiv:2209.14916), x0 prediction, 50 cosine steps, masked frames, 20 fps, HumanML3D 263-d.
+MDM `trans_enc` (arXiv:2209.14916), x0 prediction, {schedule.timesteps} {schedule.betas} steps, masked frames, 20 fps,
+HumanML3D 263-d with the body's own heading.
 Trained on motion and captions of {seen}.
 
 Oracle success, 10 steps of SDE-DPM-Solver++ order 2, guidance {GUIDANCE}, 128 prompts
