@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rl_motion.config import ScheduleConfig
 from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Representation, Trajectory, Unit
 
-PredictionType = Literal["sample", "epsilon"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+"""What a network predicts, in diffusers' names: the noise, x0, or v = alpha noise - sigma x0 (arXiv:2202.00512)."""
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ class Denoiser(Protocol):
         """Condition of the unconditional half of classifier-free guidance."""
 
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
-        """The network's raw prediction [B, F, D] (x0 or eps, see prediction_type) at integer timesteps t_B."""
+        """The network's raw prediction [B, F, D] (see prediction_type) at integer timesteps t_B."""
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised motion features; differentiable."""

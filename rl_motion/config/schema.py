@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,13 +45,30 @@ class PolicyConfig(Section):
     """SDE-DPM-Solver++ as the policy (docs/architecture.md, "The policy")."""
 
     steps: Positive = 10
+    """Network calls."""
     order: Literal[1, 2] = 2
-    spacing: Literal["trailing", "linspace"] = "trailing"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    """Of second order."""
+    spacing: Literal["trailing", "linspace", "karras"] = "trailing"
     guidance_scale: NonNegative = 1.0
     last_step: Literal["frozen", "stop"] = "frozen"
     """What follows the last stochastic transition: one call with the adapter off, or nothing (the sample itself)."""
+    landing: Literal["last_timestep", "sigma_min"] | float | None = None
+    """Where the last stochastic transition lands: on the last timestep of the spacing, on timestep 0, or at this sigma
+    (noise scale, alpha^2 + sigma^2 = 1). None: `last_timestep` if frozen, `sigma_min` if stop. `karras` ends at
+    sigma_min by itself: both names mean that."""
     log_prob: Literal["mean", "sum"] = "mean"
     """Over the elements of a transition (valid frames x features)."""
+
+    @field_validator("landing", mode="before")
+    @classmethod
+    def _lands_between_noise_and_data(cls, value: object) -> object:
+        named = value in (None, "last_timestep", "sigma_min")
+        if named or (isinstance(value, (int, float)) and 0 < value < 1):
+            return value
+        raise ValueError(
+            f"got {value!r}; want last_timestep, sigma_min or a sigma between 0 (data) and 1 (noise); change it"
+        )
 
 
 class PromptsConfig(Section):

@@ -4,21 +4,23 @@ A rollout draws each latent from the solver's Gaussian transition; a replay scor
 same kernel. What is not a Gaussian draw does not depend on the adapter, so the log-probs are those of the
 whole trajectory and nothing is dropped:
 
-    last_step: frozen   K calls, S = K - 1 transitions, down to the last visited timestep; the last call, with
-                        the adapter off, gives x0.
-    last_step: stop     K calls, S = K transitions, the last down to timestep 0 (sigma_min); x0 is that latent
-                        divided by its alpha, the unbiased estimate of the clean sample
-                        (x / alpha = x0 + sigma_hat noise).
+    last_step: frozen   K calls, S = K - 1 transitions, then the last call, with the adapter off, gives x0.
+    last_step: stop     K calls, S = K transitions; x0 is the last latent divided by its alpha, the unbiased
+                        estimate of the clean sample (x / alpha = x0 + sigma_hat noise).
 
-In second order a transition's mean also depends on the previous prediction. A replay recomputes it from the
-stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter off)
-has its own history.
+`landing` says at which noise level the S transitions end. Both are diffusers' K-step schedules: `frozen` calls at all
+S + 1 levels and ends at sigma 0, `stop` calls at all but the landing and ends there.
+
+In second order (midpoint or heun) a transition's mean also depends on the previous prediction. A replay recomputes
+it from the stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter
+off) has its own history.
 
 Legend: B rows, K network calls, S stochastic transitions, T = S + 1 latents, F frames, D features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -29,14 +31,13 @@ from torch import Tensor, nn
 
 from rl_motion.config import PolicyConfig, ScheduleConfig, UserError
 from rl_motion.diffusion import (
-    FinalSigma,
     SolverTables,
     guided,
     log_prob,
+    noise_levels,
     schedule_hash,
     sigma_hats,
     solver_tables,
-    spaced_timesteps,
 )
 from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
 from rl_motion.policies.noise import unit_noise
@@ -51,25 +52,43 @@ def policy_tables(schedule: ScheduleConfig, config: PolicyConfig) -> SolverTable
     """The solver's tables of a policy; needs no network, so a job can be checked before anything starts.
 
     Raises:
-        UserError: the spacing visits a timestep twice, misses the number of steps, or leaves no stochastic
-            transition.
+        UserError: calls share a timestep, levels do not fall, diffusers' arithmetic misses the number of steps, or
+            there is no stochastic transition.
     """
-    timesteps_K = spaced_timesteps(schedule.timesteps, config.steps, config.spacing)
-    final: FinalSigma = "zero" if config.last_step == "frozen" else "sigma_min"
-    levels = sigma_hats(schedule, timesteps_K, final).tolist()
-    falling = all(later < earlier for earlier, later in pairwise(levels))
-    if len(timesteps_K) != config.steps or not falling:
-        raise UserError(
-            f"got policy.steps={config.steps} with spacing {config.spacing!r}, which visits the timesteps "
-            f"{timesteps_K.tolist()} of {schedule.timesteps} and then {final}; want {config.steps} different "
-            "noise levels; choose fewer or other steps"
-        )
-    if config.last_step == "frozen" and config.steps < 2:
+    transitions = _transitions(config)
+    if transitions == 0:
         raise UserError(
             "got policy.steps=1 with last_step 'frozen', which leaves no stochastic transition; want at "
             "least 2; raise policy.steps or choose last_step: stop"
         )
-    return solver_tables(timesteps_K.tolist(), levels, order=config.order)
+    end = _end(schedule, config)
+    timestep_N, level_N = noise_levels(schedule, transitions + 1, config.spacing, end)
+    called, levels = timestep_N[: config.steps].tolist(), level_N.tolist()
+    falling = all(later < earlier for row in (called, levels) for earlier, later in pairwise(row))
+    if len(levels) != transitions + 1 or not falling:
+        raise UserError(
+            f"got policy.steps={config.steps} with spacing {config.spacing!r}, which calls the network at timesteps "
+            f"{called} of {schedule.timesteps} and lands at sigma {levels[-1] / math.hypot(1.0, levels[-1]):.4g}; want "
+            f"{config.steps} different timesteps and different noise levels that fall to the landing; choose fewer or "
+            "other steps, another spacing or another landing"
+        )
+    if config.last_step == "frozen":
+        levels.append(0.0)
+    return solver_tables(called, levels, order=config.order, solver_type=config.solver_type)
+
+
+def _transitions(config: PolicyConfig) -> int:
+    return config.steps - (1 if config.last_step == "frozen" else 0)
+
+
+def _end(schedule: ScheduleConfig, config: PolicyConfig) -> float | None:
+    """sigma_hat of the landing; None: where the spacing ends."""
+    landing = config.landing or ("last_timestep" if config.last_step == "frozen" else "sigma_min")
+    if landing == "last_timestep":
+        return None
+    if landing == "sigma_min":
+        return float(sigma_hats(schedule)[0])
+    return landing / math.sqrt(1.0 - landing**2)
 
 
 class DiffusionPolicy:
@@ -107,7 +126,7 @@ class DiffusionPolicy:
     @property
     def transitions(self) -> int:
         """S: stochastic transitions of a trajectory."""
-        return self._config.steps - (1 if self._config.last_step == "frozen" else 0)
+        return _transitions(self._config)
 
     @property
     def landing(self) -> Metrics:

@@ -50,6 +50,7 @@ def test_dump_reads_back_equal(tmp_path: Path) -> None:
         ("name: a\nruntime: {backend: slurm}\n", ["runtime.backend", "'slurm'", "'local' or 'ray'"]),
         ("name: ../../etc\n", ["name", "../../etc"]),
         ("name: a/b\n", ["name"]),
+        ("name: a\npolicy: {landing: 1.5}\n", ["policy.landing", "got 1.5", "sigma_min or a sigma between 0"]),
         ("train: {}\n", ["no 'name'"]),
         ("name: a\ntrain: {prompts_per_iteration: 10, prompts_per_unit: 3}\n", ["divides"]),
     ],
