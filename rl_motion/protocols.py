@@ -28,7 +28,10 @@ class Denoiser(Protocol):
     features: int
     """D of the latent that `predict` reads and writes."""
     mask_frames: bool
-    """Whether frames beyond the length are hidden from the network; if not, a unit has one length."""
+    """Whether frames beyond the length are hidden from the network; if not, a unit has one length or a canvas."""
+    canvas: int | None
+    """Frames of every latent, all of them seen and scored whatever a row's length; None: as many as a unit's longest
+    row, of which a row's length is scored."""
     network: nn.Module
     """What the adapter attaches to."""
 
@@ -49,9 +52,10 @@ class Denoiser(Protocol):
 class Replay:
     """A trajectory's log-probs and each transition's mean and std under the current parameters.
 
-    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond length; std_S [S], the same for every row.
+    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond the scored frames (a row's length, or the whole
+    canvas where the model has one); std_S [S], the same for every row.
     gain_S [S]: stds that the mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
-    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (length * D) for `mean`).
+    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (scored frames * D) for `mean`).
     """
 
     log_prob_BS: Tensor

@@ -40,6 +40,7 @@ class ToyDenoiser:
 
     representation = Representation.HUMANML3D_263
     mask_frames = True
+    canvas: int | None = None
 
     def __init__(
         self,

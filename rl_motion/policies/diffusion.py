@@ -15,6 +15,9 @@ In second order (midpoint or heun) a transition's mean also depends on the previ
 it from the stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter
 off) has its own history.
 
+Log-probs cover every latent that the network can see: a row's valid frames, or the whole canvas of a model that
+sees padding.
+
 Legend: B rows, K network calls, S stochastic transitions, T = S + 1 latents, F frames, D features.
 """
 
@@ -45,7 +48,7 @@ from rl_motion.protocols import Denoiser, Replay
 from rl_motion.types import AdapterState, Metrics, Motions, Trajectory, Unit
 
 Predict = Callable[[int, Tensor], Tensor]
-"""x0 at network call k of a latent [B, F, D]; zero beyond the length."""
+"""x0 at network call k of a latent [B, F, D]; zero beyond the scored frames."""
 
 
 def policy_tables(schedule: ScheduleConfig, config: PolicyConfig) -> SolverTables:
@@ -144,10 +147,10 @@ class DiffusionPolicy:
         """Sample the unit, without gradient; tensors are on the CPU.
 
         Raises:
-            UserError: rows differ in length and the network sees padding.
+            UserError: the network sees padding, and rows differ in length or are longer than its canvas.
         """
         length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
-        self._refuse_visible_padding(length_B)
+        self._refuse_lengths(length_B)
         with torch.no_grad():
             predict = self._predictor(unit, length_B)
             elements_B = self._elements(length_B)
@@ -252,9 +255,10 @@ class DiffusionPolicy:
             return predict(self.transitions, x_BFD)
 
     def _predictor(self, unit: Unit, length_B: Tensor) -> Predict:
-        rows, frames = unit.batch, int(length_B.max())
-        length_B = length_B.to(self._device)
-        valid_BF1 = (torch.arange(frames, device=self._device) < length_B[:, None])[:, :, None]
+        rows, length_B = unit.batch, length_B.to(self._device)
+        scored_B = self._scored_frames(length_B)
+        frame_F = torch.arange(int(scored_B.max()), device=self._device)
+        scored_BF1 = (frame_F < scored_B[:, None])[:, :, None]
         with torch.no_grad():  # text encoders are frozen
             condition = self._denoiser.encode_text([prompt.text for prompt in unit.row_prompts])
 
@@ -268,15 +272,20 @@ class DiffusionPolicy:
                 self._config.guidance_scale,
             )
             x0_BFD = self._tables.to_x0(k, x_BFD, raw_BFD, self._denoiser.prediction_type)
-            return torch.where(valid_BF1, x0_BFD, torch.zeros_like(x0_BFD))
+            return torch.where(scored_BF1, x0_BFD, torch.zeros_like(x0_BFD))
 
         return predict
 
     def _noise(self, unit: Unit, step: int) -> Tensor:
-        return unit_noise(unit, step, self._denoiser.features, self._dtype).to(self._device)
+        canvas = self._denoiser.canvas
+        return unit_noise(unit, step, self._denoiser.features, self._dtype, canvas=canvas).to(self._device)
+
+    def _scored_frames(self, length_B: Tensor) -> Tensor:
+        canvas = self._denoiser.canvas
+        return length_B if canvas is None else torch.full_like(length_B, canvas)
 
     def _elements(self, length_B: Tensor) -> Tensor:
-        return (length_B * self._denoiser.features).to(self._device, torch.float64)
+        return (self._scored_frames(length_B) * self._denoiser.features).to(self._device, torch.float64)
 
     def _scale(self, elements_B: Tensor) -> Tensor:
         return 1.0 / elements_B if self._config.log_prob == "mean" else torch.ones_like(elements_B)
@@ -287,8 +296,12 @@ class DiffusionPolicy:
     def _adapter_off(self) -> AbstractContextManager[None]:
         return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()
 
-    def _refuse_visible_padding(self, length_B: Tensor) -> None:
-        if not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
+    def _refuse_lengths(self, length_B: Tensor) -> None:
+        canvas, longest = self._denoiser.canvas, int(length_B.max())
+        if canvas is not None:
+            if longest > canvas:
+                raise UserError(f"got a prompt of {longest} frames; want at most {canvas}, the canvas; shorten it")
+        elif not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
             raise UserError(
                 f"got lengths {sorted(set(length_B.tolist()))} in one unit for a model that sees padding; "
                 "want one length, since padding would feed the valid frames without being scored; give all "

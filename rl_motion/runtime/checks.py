@@ -102,7 +102,7 @@ def _max_frames(path: Path) -> int:
     config = _config(path)
     try:
         if config.kind in DENOISERS:
-            return DENOISERS[config.kind][1](**config.network).pos_embed_max_len - 1  # less the prefix token
+            return int(DENOISERS[config.kind][1](**config.network).max_frames)
         return RETRIEVAL[config.kind][1](**config.network).max_len - 2  # less the two distribution tokens
     except (KeyError, TypeError) as error:
         raise _broken(path, error) from error
