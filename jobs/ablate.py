@@ -1,4 +1,4 @@
-"""Ablation of what the paper leaves open (alpha, learning rate, clip, inner epochs), on validation combinations.
+"""Ablation of what the paper leaves open (alpha, learning rate, clip, advantages ...), on validation combinations.
 
     python jobs/ablate.py --out runs/ablation            # resumable; prints the table of docs/log.md
 
@@ -30,6 +30,14 @@ VARIANTS: dict[str, list[str]] = {
     "KL weight 0.02": ["algorithm.kl_weight=0.02"],
     "source prompts 1 to 1": ["prompts.sources={target/train: 1, source/train: 1}"],
     "all nine transitions": ["algorithm.transitions=null"],
+    "no balance": ["algorithm.balance=none"],
+    "running statistics": ["algorithm.advantages=running"],
+    "leave one out": ["algorithm.advantages=leave_one_out"],
+    "floor 0.01": ["algorithm.advantage_floor=0.01"],
+    "shrinkage 0.5, no floor": ["algorithm.advantage_shrinkage=0.5", "algorithm.advantage_floor=0"],
+    "KL target 3e-4": ["algorithm.kl_target=3e-4"],
+    "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
+    "EMA 0.95": ["train.ema_decay=0.95"],
 }
 SPLITS = {"target": "target/val", "source": "source/val"}
 

@@ -110,6 +110,11 @@ class Algorithm(Protocol):
 
     needs: frozenset[str]
     inner_epochs: int
+    state: dict[str, Tensor]
+    """What it carries from one iteration to the next, by name; the learner commits and restores it. Mostly empty."""
 
     def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
         """Mean loss over the rows of one unit (scalar, with gradient) and what to record about it."""
+
+    def adapt(self, metrics: Metrics) -> None:
+        """After every iteration, with its mean metrics: bring `state` up to date."""

@@ -46,6 +46,7 @@ class Training:
     policy: MotionPolicy
     learner: LearnerLike
     save_adapter: Callable[[Path], None]
+    """Writes the adapter to publish, which is not the policy's own where the learner averages."""
     constants: Metrics = field(default_factory=dict)
     """What every iteration's metrics say of the policy beside what the learner returns."""
 
@@ -88,7 +89,8 @@ def build_training(job: Job) -> Training:
     learner = Learner(policy, build_algorithm(job), job.train)
 
     def save(folder: Path) -> None:
-        save_adapter(peft_model, folder, base_model_name=job.model.name)
+        with learner.published():
+            save_adapter(peft_model, folder, base_model_name=job.model.name)
 
     return Training(policy, learner, save, policy.landing)
 

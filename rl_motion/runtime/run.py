@@ -26,6 +26,15 @@ from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, fla
 from rl_motion.types import Metrics
 
 _MLFLOW_PATIENCE_S = 60.0
+_BEFORE = {
+    "algorithm.advantages": "group",
+    "algorithm.advantage_shrinkage": "0.0",
+    "algorithm.advantage_buffer_size": "16",
+    "algorithm.advantage_min_count": "16",
+    "algorithm.kl_target": "None",
+    "train.ema_decay": "None",
+}
+"""Settings that older commits do not name, and what the runs of that time did."""
 _log = logging.getLogger(__name__)
 
 
@@ -197,7 +206,7 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
-    want, got = dict(manifest.job), identity(job)
+    want, got = _BEFORE | manifest.job, identity(job)
     want["runtime.threads"], got["runtime.threads"] = str(manifest.threads), str(job.runtime.threads)
     names = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
     if names:
