@@ -12,7 +12,17 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
-from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Representation, Trajectory, Unit
+from rl_motion.types import (
+    AdapterState,
+    Experience,
+    Metrics,
+    MotionForm,
+    Motions,
+    Prompt,
+    Representation,
+    Trajectory,
+    Unit,
+)
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 """What a network predicts, in diffusers' names: the noise, x0, or v = alpha noise - sigma x0 (arXiv:2202.00512)."""
@@ -97,11 +107,12 @@ class MotionPolicy(Protocol):
 class Reward(Protocol):
     """Scores motions against their prompts, higher is better."""
 
-    accepts: frozenset[Representation]
+    accepts: frozenset[MotionForm]
+    """A job whose model decodes to another form is refused before anything starts."""
     differentiable: bool
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
-        """Reward [B] of each motion for its row's prompt; `motions` are un-normalised."""
+        """Reward [B] of each motion for its row's prompt; `motions` are in a form that it accepts."""
 
 
 @runtime_checkable

@@ -83,6 +83,7 @@ class RewardConfig(Section):
     """One term of the reward; the total is the weighted sum."""
 
     name: str
+    """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
@@ -209,6 +210,9 @@ class Job(Section):
     policy: PolicyConfig = PolicyConfig()
     prompts: PromptsConfig = PromptsConfig()
     rewards: tuple[RewardConfig, ...] = (RewardConfig(name="tmr"),)
+    calibration: str | None = None
+    """A file that `rl-motion calibrate` wrote: every reward counts in standard deviations of the base model's motions.
+    None: rewards count in their own units."""
     sentinels: SentinelsConfig = SentinelsConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     train: TrainConfig = TrainConfig()

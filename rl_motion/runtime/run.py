@@ -228,8 +228,8 @@ def _check_inputs(manifest: Manifest, pool_sha256: str, weights_sha256: dict[str
     if roles:
         found = "; ".join(f"{r}: got {got.get(r, 'none')[:12]}, want {want.get(r, 'none')[:12]}" for r in roles)
         raise UserError(
-            f"the frozen weights are not those that the run was started with ({found}); put the checkpoints back as "
-            "they were, or start a new run"
+            f"the frozen weights, or what the rewards read, are not those that the run was started with ({found}); put "
+            "the checkpoints back, and the rewards' files, as they were, or start a new run"
         )
 
 
