@@ -96,6 +96,16 @@ def complaint_rl_motion(words: list[str]) -> str | None:
     return None
 
 
+def complaint_script(words: list[str]) -> str | None:
+    """What is wrong with `python WORDS`: no script of jobs/, or an option that its help does not name."""
+    script = words[0] if words else ""
+    if not re.fullmatch(r"jobs/\w+\.py", script) or not (ROOT / script).is_file():
+        return f"no script {script!r} in jobs/"
+    _, text = run(sys.executable, script, "--help")
+    unknown = [word for word in words[1:] if word.startswith("-") and word.partition("=")[0] not in text]
+    return f"`python {script}` has no option {unknown[0]}" if unknown else None
+
+
 def complaint(command: str) -> str | None:
     """What is wrong with a command of the README, or None."""
     words = shlex.split(command)
@@ -109,7 +119,9 @@ def complaint(command: str) -> str | None:
         return None if status == 0 else text
     if program == "ray":
         return None if any(tuple(arguments[: len(known)]) == known for known in RAY) else "not a command of ray"
-    return None if program in UNCHECKED else f"want make, rl-motion, ray or one of {sorted(UNCHECKED)}"
+    if program == "python":
+        return complaint_script(arguments)
+    return None if program in UNCHECKED else f"want make, rl-motion, ray, python or one of {sorted(UNCHECKED)}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -150,6 +162,9 @@ def test_commands_are_read_as_a_shell_reads_them() -> None:
         "rl-motion demo --no-such-option",
         "rl-motion train jobs/no_such_job.yaml",
         "ray no-such-command",
+        "python jobs/no_such_script.py",
+        "python jobs/ablate.py --no-such-option",
+        "python -c 1",
         "no-such-program",
     ],
 )
