@@ -1,6 +1,6 @@
 """Ablation of what the paper leaves open (alpha, learning rate, clip, advantages ...), on validation combinations.
 
-    python jobs/ablate.py --out runs/ablation            # resumable; prints the table of docs/log.md
+    python jobs/ablate.py --out runs/ablation            # resumable; docs/log.md has the first seven
 
 Every variant is the demo's job with the settings named, trained from the same seed and judged by the oracle on
 target/val and source/val, base and tuned on the same prompts and noise. The test splits are not looked at.

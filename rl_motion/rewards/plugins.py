@@ -64,14 +64,15 @@ def load_kind(name: str, source: bytes) -> Kind:
     """
     _, cls = _parts(name)
     module = _run(name, source)
-    reward_class = getattr(module, cls, None)
-    if not inspect.isclass(reward_class):
+    named = getattr(module, cls, None)
+    if not inspect.isclass(named):
         classes = sorted(
             key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
         )
         raise UserError(
             f"rewards: got {name!r}, but no class {cls!r} is in the file; want one of {classes}; correct the name"
         )
+    reward_class: type[Any] = named
     _check_protocol(name, reward_class)
 
     def make() -> Reward:

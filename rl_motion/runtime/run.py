@@ -32,6 +32,9 @@ _BEFORE = {
     "algorithm.advantage_buffer_size": "16",
     "algorithm.advantage_min_count": "16",
     "algorithm.kl_target": "None",
+    "calibration": "None",
+    "policy.landing": "None",
+    "policy.solver_type": "midpoint",
     "train.ema_decay": "None",
 }
 """Settings that older commits do not name, and what the runs of that time did."""
