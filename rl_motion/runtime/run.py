@@ -209,7 +209,8 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
-    want, got = _BEFORE | manifest.job, identity(job)
+    got = identity(job)
+    want = {name: value for name, value in _BEFORE.items() if name in got} | manifest.job
     want["runtime.threads"], got["runtime.threads"] = str(manifest.threads), str(job.runtime.threads)
     names = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
     if names:

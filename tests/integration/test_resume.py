@@ -186,8 +186,11 @@ def older(folder: Path) -> None:
 
     job = yaml.safe_load((folder / "job.yaml").read_text())
     for name in run._BEFORE:
-        section, _, key = name.partition(".")
-        del job[section][key]
+        *sections, key = name.split(".")
+        holder = job
+        for section in sections:
+            holder = holder[section]
+        del holder[key]
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     for manifest in folder.glob("commits/*/manifest.json"):
         content = json.loads(manifest.read_text())

@@ -60,7 +60,7 @@ def quadrature(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tupl
         noise = torch.from_numpy(grid)
         monkeypatch.setattr(
             "rl_motion.policies.diffusion.unit_noise",
-            lambda unit, step, features, dtype: noise[:, step, None, None].to(dtype),
+            lambda unit, step, features, dtype, canvas: noise[:, step, None, None].to(dtype),
         )
         unit = Unit(0, 0, 0, (Prompt("p", "walk", 1),), len(noise))
         return unit, torch.from_numpy(weights.prod(axis=1) / weight.sum() ** variables)
