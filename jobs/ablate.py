@@ -1,6 +1,6 @@
-"""Ablation of what the paper leaves open (alpha, learning rate, clip, inner epochs), on validation combinations.
+"""Ablation of what the paper leaves open (alpha, learning rate, clip, advantages ...), on validation combinations.
 
-    python jobs/ablate.py --out runs/ablation            # resumable; prints the table of docs/log.md
+    python jobs/ablate.py --out runs/ablation            # resumable; docs/log.md has the first seven
 
 Every variant is the demo's job with the settings named, trained from the same seed and judged by the oracle on
 target/val and source/val, base and tuned on the same prompts and noise. The test splits are not looked at.
@@ -26,6 +26,14 @@ VARIANTS: dict[str, list[str]] = {
     "learning rate 2.4e-3": ["train.learning_rate=2.4e-3"],
     "2 inner epochs": ["algorithm.inner_epochs=2"],
     "clip 1e-5": ["algorithm.clip_range=1e-5"],
+    "no balance": ["algorithm.balance=none"],
+    "running statistics": ["algorithm.advantages=running"],
+    "leave one out": ["algorithm.advantages=leave_one_out"],
+    "floor 0.01": ["algorithm.advantage_floor=0.01"],
+    "shrinkage 0.5, no floor": ["algorithm.advantage_shrinkage=0.5", "algorithm.advantage_floor=0"],
+    "KL target 5e-6": ["algorithm.kl_target=5e-6"],
+    "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
+    "EMA 0.95": ["train.ema_decay=0.95"],
 }
 SPLITS = {"target": "target/val", "source": "source/val"}
 

@@ -19,7 +19,8 @@ import typer
 
 from rl_motion.config import ScheduleConfig
 from rl_motion.data.embedded import WORDINGS, clips, make_prompt, splits
-from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
+from rl_motion.models.denoiser import MotionSpace
+from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.pretraining import (
     MotionText,
     OnStep,

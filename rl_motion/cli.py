@@ -93,6 +93,30 @@ def sample(  # noqa: PLR0913, PLR0917 - options
 
 
 @app.command()
+def calibrate(
+    job: JobArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The calibration to write.")],
+    motions: Annotated[int, typer.Option(min=2, max=100_000, help="At least so many, in whole units.")] = 512,
+    overrides: SetOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Measure how a job's rewards spread on its base model's motions; `calibration: FILE.json` in the job uses it."""
+    with _guarded():
+        from rl_motion.config.load import load_job
+
+        if out.suffix != ".json":
+            raise UserError(f"got --out {out}; want a file that ends in .json; rename it")
+        resolved = load_job(job, overrides or [], seed)
+        from rl_motion.runtime.calibrate import calibrate as measure
+
+        measured = measure(resolved, motions)
+        measured.write(out)
+        spreads = measured.rewards.items()
+        _say(*(f"{name}: mean {s.mean:.4g}, std {s.std:.4g} ({s.n} motions)" for name, s in spreads))
+        _say(f"calibration: {out}", f"use it: rl-motion train {job} --set calibration={out}")
+
+
+@app.command()
 def config(job: JobArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
     """Print the resolved job: every key with its value."""
     with _guarded():

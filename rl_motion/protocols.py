@@ -12,9 +12,20 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
-from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Representation, Trajectory, Unit
+from rl_motion.types import (
+    AdapterState,
+    Experience,
+    Metrics,
+    MotionForm,
+    Motions,
+    Prompt,
+    Representation,
+    Trajectory,
+    Unit,
+)
 
-PredictionType = Literal["sample", "epsilon"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+"""What a network predicts, in diffusers' names: the noise, x0, or v = alpha noise - sigma x0 (arXiv:2202.00512)."""
 
 
 @runtime_checkable
@@ -27,7 +38,10 @@ class Denoiser(Protocol):
     features: int
     """D of the latent that `predict` reads and writes."""
     mask_frames: bool
-    """Whether frames beyond the length are hidden from the network; if not, a unit has one length."""
+    """Whether frames beyond the length are hidden from the network; if not, a unit has one length or a canvas."""
+    canvas: int | None
+    """Frames of every latent, all of them seen and scored whatever a row's length; None: as many as a unit's longest
+    row, of which a row's length is scored."""
     network: nn.Module
     """What the adapter attaches to."""
 
@@ -38,7 +52,7 @@ class Denoiser(Protocol):
         """Condition of the unconditional half of classifier-free guidance."""
 
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
-        """The network's raw prediction [B, F, D] (x0 or eps, see prediction_type) at integer timesteps t_B."""
+        """The network's raw prediction [B, F, D] (see prediction_type) at integer timesteps t_B."""
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised motion features; differentiable."""
@@ -48,9 +62,10 @@ class Denoiser(Protocol):
 class Replay:
     """A trajectory's log-probs and each transition's mean and std under the current parameters.
 
-    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond length; std_S [S], the same for every row.
+    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond the scored frames (a row's length, or the whole
+    canvas where the model has one); std_S [S], the same for every row.
     gain_S [S]: stds that the mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
-    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (length * D) for `mean`).
+    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (scored frames * D) for `mean`).
     """
 
     log_prob_BS: Tensor
@@ -92,11 +107,12 @@ class MotionPolicy(Protocol):
 class Reward(Protocol):
     """Scores motions against their prompts, higher is better."""
 
-    accepts: frozenset[Representation]
+    accepts: frozenset[MotionForm]
+    """A job whose model decodes to another form is refused before anything starts."""
     differentiable: bool
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
-        """Reward [B] of each motion for its row's prompt; `motions` are un-normalised."""
+        """Reward [B] of each motion for its row's prompt; `motions` are in a form that it accepts."""
 
 
 @runtime_checkable
@@ -105,6 +121,11 @@ class Algorithm(Protocol):
 
     needs: frozenset[str]
     inner_epochs: int
+    state: dict[str, Tensor]
+    """What it carries from one iteration to the next, by name; the learner commits and restores it. Mostly empty."""
 
     def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
         """Mean loss over the rows of one unit (scalar, with gradient) and what to record about it."""
+
+    def adapt(self, metrics: Metrics) -> None:
+        """After every iteration, with its mean metrics: bring `state` up to date."""

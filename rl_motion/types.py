@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -30,6 +31,18 @@ class Normalisation(StrEnum):
 
     NONE = "none"
     DATASET = "dataset"
+
+
+class MotionForm(NamedTuple):
+    """How to read a motion tensor: what a model's `decode` gives, and what a reward accepts."""
+
+    representation: Representation
+    normalisation: Normalisation
+
+    def __str__(self) -> str:
+        """In words, for messages."""
+        scale = "un-normalised" if self.normalisation == Normalisation.NONE else f"normalised by {self.normalisation}"
+        return f"{self.representation} {scale}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,11 @@ class Motions:
     fps: float
     representation: Representation
     normalisation: Normalisation
+
+    @property
+    def form(self) -> MotionForm:
+        """How to read the features."""
+        return MotionForm(self.representation, self.normalisation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,13 +137,15 @@ def rewards(job: Job) -> Scorer:
 
 def training(job: Job) -> Training:
     made = policy(job)
+    learner = Learner(made, build_algorithm(job), job.train)
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "adapter_config.json").write_text(json.dumps({"base": job.model.name}))
-        save_file(made.adapter_state(), folder / "adapter_model.safetensors")
+        with learner.published():
+            save_file(made.adapter_state(), folder / "adapter_model.safetensors")
 
-    return Training(made, Learner(made, build_algorithm(job), job.train), save)
+    return Training(made, learner, save)
 
 
 def pool(job: Job) -> PromptPool:

@@ -19,8 +19,9 @@ class ToyNetwork(nn.Module):
 
     adapter_targets = {"mlp": ("inner",)}  # noqa: RUF012
 
-    def __init__(self, features: int, dropout: float) -> None:
+    def __init__(self, features: int, dropout: float, timesteps: int) -> None:
         super().__init__()
+        self.timesteps = timesteps
         self.inner = nn.Linear(features + 2, features)
         self.dropout = nn.Dropout(dropout)
         with torch.no_grad():  # far from saturation, so that a latent's changes reach the final sample
@@ -29,7 +30,7 @@ class ToyNetwork(nn.Module):
             self.inner.bias.fill_(0.1)
 
     def forward(self, x_BFD: Tensor, t_B: Tensor, condition_B: Tensor) -> Tensor:
-        rest_B2 = torch.stack([t_B.to(x_BFD) / 50.0, condition_B.to(x_BFD)], dim=1)
+        rest_B2 = torch.stack([t_B.to(x_BFD) / self.timesteps, condition_B.to(x_BFD)], dim=1)
         rest_BF2 = rest_B2[:, None].expand(-1, x_BFD.shape[1], -1)
         return 1.5 * torch.tanh(self.inner(self.dropout(torch.cat([x_BFD, rest_BF2], dim=2))))
 
@@ -39,6 +40,7 @@ class ToyDenoiser:
 
     representation = Representation.HUMANML3D_263
     mask_frames = True
+    canvas: int | None = None
 
     def __init__(
         self,
@@ -47,12 +49,13 @@ class ToyDenoiser:
         prediction_type: PredictionType = "sample",
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        schedule: ScheduleConfig = ScheduleConfig(),  # noqa: B008
     ) -> None:
         self.features = features
         self.prediction_type: PredictionType = prediction_type
-        self.schedule = ScheduleConfig()
+        self.schedule = schedule
         self.calls = 0
-        self.network: nn.Module = ToyNetwork(features, dropout).to(dtype)
+        self.network: nn.Module = ToyNetwork(features, dropout, schedule.timesteps).to(dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([len(text) / 10.0 for text in texts])

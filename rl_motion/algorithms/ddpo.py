@@ -14,12 +14,13 @@ ones. `none` sets c_t = 1.
 KL_t is the exact KL of a transition to the reference's (adapter off), averaged or summed over elements as the
 log-probs are. It is divided by the same c_t: each transition's objective A l_t - kl_weight KL_t is weighted
 by 1 / c_t as a whole, so that the exchange rate between reward and KL is the same at every step and the one
-that `kl_weight` names.
+that `kl_weight` names. With a `kl_target` that weight is only the first one: after every iteration the controller of
+algorithms/kl.py adapts it to the iteration's mean KL_t, which is undivided, as `policy/kl` records it.
 
 `transitions` keeps the first few alone. Their terms are exact; the others' are left out, so the gradient is that of
 the first steps' choices, which is where nearly all of its signal was measured (docs/log.md).
 
-Differs from the paper: the balance, the solver, advantages from the group alone, and the KL term.
+Differs from the paper: the balance, the solver, by default advantages from the group alone, and the KL term.
 
 Legend: B rows, S stochastic transitions, F frames, D features.
 """
@@ -29,10 +30,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rl_motion.algorithms.kl import adapted_kl_weight
 from rl_motion.config import AlgorithmConfig
 from rl_motion.diffusion import kl_divergence
 from rl_motion.protocols import MotionPolicy, Replay
 from rl_motion.types import Experience, Metrics
+
+_KL_WEIGHT = "kl_weight"
 
 
 class DDPO:
@@ -44,13 +48,27 @@ class DDPO:
         """Keep the settings."""
         self.inner_epochs = config.inner_epochs
         self._config = config
+        self.state: dict[str, Tensor] = {}
+        if config.kl_target is not None:
+            self.state[_KL_WEIGHT] = torch.tensor(config.kl_weight, dtype=torch.float64)
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight in force: the job's, or where the controller has taken it."""
+        return float(self.state.get(_KL_WEIGHT, self._config.kl_weight))
+
+    def adapt(self, metrics: Metrics) -> None:
+        """Adapt the weight of the KL to its target, where there is one; `metrics` are the iteration's means."""
+        if self._config.kl_target is not None:
+            weight = adapted_kl_weight(self.kl_weight, metrics["policy/kl"], self._config.kl_target)
+            self.state = {_KL_WEIGHT: torch.tensor(weight, dtype=torch.float64)}
 
     def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
         """Mean loss over one unit's rows and transitions, and what to record about it.
 
         Metrics, in total and per transition (`_s00` is the noisiest): `policy/clip_fraction` (ratio outside
         the range), `policy/kl` (exact, to the reference, unbalanced), `policy/abs_dlogp` (unbalanced) and
-        `policy/gradient_share`.
+        `policy/gradient_share`; with a `kl_target` also `policy/kl_weight`.
         """
         first = self._config.transitions
         replay = policy.replay(batch.trajectory, first=first)
@@ -68,8 +86,8 @@ class DDPO:
             reference = policy.replay(batch.trajectory, adapter=False, first=first)
         kl_BS = kl_divergence(replay.mean_BSFD, reference.mean_BSFD, replay.std_S) * replay.scale_B[:, None]
         loss = policy_loss
-        if self._config.kl_weight > 0.0:
-            loss = loss + self._config.kl_weight * (kl_BS / balance_S).mean()
+        if self.kl_weight > 0.0:
+            loss = loss + self.kl_weight * (kl_BS / balance_S).mean()
 
         per_step = {
             "clip_fraction": ((ratio_BS - 1.0).abs() > clip).double().mean(dim=0),
@@ -77,6 +95,7 @@ class DDPO:
             "abs_dlogp": log_ratio_BS.detach().abs().mean(dim=0),
         }
         metrics = {"policy/loss": policy_loss.item(), "policy/ratio_max": ratio_BS.max().item()}
+        metrics |= {f"policy/{name}": value.item() for name, value in self.state.items()}
         for name, value_S in per_step.items():
             metrics[f"policy/{name}"] = value_S.mean().item()
             metrics |= _by_step(name, value_S)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,13 +45,30 @@ class PolicyConfig(Section):
     """SDE-DPM-Solver++ as the policy (docs/architecture.md, "The policy")."""
 
     steps: Positive = 10
+    """Network calls."""
     order: Literal[1, 2] = 2
-    spacing: Literal["trailing", "linspace"] = "trailing"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    """Of second order."""
+    spacing: Literal["trailing", "linspace", "karras"] = "trailing"
     guidance_scale: NonNegative = 1.0
     last_step: Literal["frozen", "stop"] = "frozen"
     """What follows the last stochastic transition: one call with the adapter off, or nothing (the sample itself)."""
+    landing: Literal["last_timestep", "sigma_min"] | float | None = None
+    """Where the last stochastic transition lands: on the last timestep of the spacing, on timestep 0, or at this sigma
+    (noise scale, alpha^2 + sigma^2 = 1). None: `last_timestep` if frozen, `sigma_min` if stop. `karras` ends at
+    sigma_min by itself: both names mean that."""
     log_prob: Literal["mean", "sum"] = "mean"
     """Over the elements of a transition (valid frames x features)."""
+
+    @field_validator("landing", mode="before")
+    @classmethod
+    def _lands_between_noise_and_data(cls, value: object) -> object:
+        named = value in (None, "last_timestep", "sigma_min")
+        if named or (isinstance(value, (int, float)) and 0 < value < 1):
+            return value
+        raise ValueError(
+            f"got {value!r}; want last_timestep, sigma_min or a sigma between 0 (data) and 1 (noise); change it"
+        )
 
 
 class PromptsConfig(Section):
@@ -66,6 +83,7 @@ class RewardConfig(Section):
     """One term of the reward; the total is the weighted sum."""
 
     name: str
+    """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
@@ -84,14 +102,46 @@ class AlgorithmConfig(Section):
     inner_epochs: Positive = 1
     kl_weight: NonNegative = 0.0
     """Weight of the exact KL to the reference (adapter off), balanced as the loss is."""
+    kl_target: PositiveFloat | None = None
+    """Adapt the weight, from `kl_weight` on, so that `policy/kl` comes to this (arXiv:1909.08593, section 2.2).
+    None: it stays as it is."""
     balance: Literal["snr", "none"] = "snr"
     """snr: divide a log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t; essential with x0 networks."""
     transitions: Positive | None = None
     """Learn from this many transitions, the noisiest first; None: all. What a motion does is decided in the first few,
     and the others add noise to the gradient and cost a network call each (docs/log.md)."""
+    advantages: Literal["group", "running", "leave_one_out"] = "group"
+    """A prompt's samples against one another, against its last rewards (DDPO's tracker), or each against the others."""
     advantage_clip: PositiveFloat = 5.0
     advantage_floor: NonNegative = 0.01
-    """Added to a prompt's reward std: keeps tiny reward differences from being blown up."""
+    """Added to a prompt's reward std: keeps tiny reward differences from being blown up. Not in `leave_one_out`."""
+    advantage_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far a prompt's reward std is shrunk towards the base's, pooled over the prompts of the first iteration:
+    a floor calibrated once. Not in `leave_one_out`."""
+    advantage_buffer_size: Positive = 16
+    """`running`: rewards remembered for each prompt."""
+    advantage_min_count: Positive = 16
+    """`running`: with fewer remembered, the whole iteration's mean and std stand in."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> AlgorithmConfig:
+        if self.kl_target is not None and self.kl_weight == 0.0:
+            raise ValueError(
+                f"got kl_target={self.kl_target} and kl_weight=0; want a weight to start from, as the controller "
+                "multiplies it; set algorithm.kl_weight"
+            )
+        if self.advantage_min_count > self.advantage_buffer_size:
+            raise ValueError(
+                f"got advantage_min_count={self.advantage_min_count} and "
+                f"advantage_buffer_size={self.advantage_buffer_size}; want a count that the buffer can reach; "
+                "lower the one or raise the other"
+            )
+        if self.advantage_shrinkage > 0.0 and self.advantages == "leave_one_out":
+            raise ValueError(
+                f"got advantage_shrinkage={self.advantage_shrinkage} and advantages=leave_one_out, which divides by no "
+                "std; want one of them; drop the shrinkage or choose group or running"
+            )
+        return self
 
 
 class TrainConfig(Section):
@@ -106,6 +156,9 @@ class TrainConfig(Section):
     learning_rate: PositiveFloat = 7e-4
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     max_grad_norm: PositiveFloat = 1.0
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Publish and evaluate an exponential moving average of the adapter over iterations, e.g. 0.95; rollouts go on with
+    the adapter itself. None: the last adapter."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -157,6 +210,9 @@ class Job(Section):
     policy: PolicyConfig = PolicyConfig()
     prompts: PromptsConfig = PromptsConfig()
     rewards: tuple[RewardConfig, ...] = (RewardConfig(name="tmr"),)
+    calibration: str | None = None
+    """A file that `rl-motion calibrate` wrote: every reward counts in standard deviations of the base model's motions.
+    None: rewards count in their own units."""
     sentinels: SentinelsConfig = SentinelsConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     train: TrainConfig = TrainConfig()

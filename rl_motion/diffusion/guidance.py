@@ -16,7 +16,7 @@ def guided(
     null_condition: Callable[[], Condition],
     scale: float,
 ) -> Tensor:
-    """The guided prediction, in whatever the network predicts (x0 and eps give the same sample).
+    """The guided prediction, in whatever the network predicts (x0, eps and v give the same sample).
 
     Args:
         predict: the network as a function of its condition alone.

@@ -30,8 +30,8 @@ from rl_motion.evaluation.selection import SPLITS, draw, make_units
 from rl_motion.motion import sentinels
 from rl_motion.motion.features import features_to_joints
 from rl_motion.protocols import MotionPolicy
-from rl_motion.rewards import REWARDS
-from rl_motion.rewards.combine import Term, build_terms, score
+from rl_motion.rewards.combine import Term, score
+from rl_motion.rewards.of_job import job_terms
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Trajectory, Unit
 
 BASE, TUNED, ADAPTER_ON = "base", "tuned", "adapter_on"
@@ -113,7 +113,7 @@ def embedded_bench(job: Job) -> Bench:
     """The embedded world's prompts and oracle, and the job's own rewards."""
     from rl_motion.data.embedded import prompts
 
-    return Bench(prompts=prompts, terms=build_terms(job.rewards, REWARDS))
+    return Bench(prompts=prompts, terms=job_terms(job))
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""The optimiser's half of training: audit, accumulate, clip, step. Knows no algorithm.
+"""The optimiser's half of training: audit, accumulate, clip, step, average. Knows no algorithm.
 
 Units enter in the order of their index, so the same experience gives the same bits in whatever order it
 arrives.
@@ -6,7 +6,8 @@ arrives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,11 +18,17 @@ from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics
 
 _ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
+_EMA, _ALGORITHM = "ema/", "algorithm/"
 _BETA1 = 0.9
 
 
 class Learner:
-    """Adam (arXiv:1412.6980) on a policy's adapter."""
+    """Adam (arXiv:1412.6980) on a policy's adapter.
+
+    With `ema_decay` d, the adapter to publish is the average ema <- d ema + (1 - d) adapter (Polyak and Juditsky 1992,
+    with fixed decay), once per call of `step` and from the initial adapter on. Kept in float64, where a decay near 1
+    loses nothing. It averages the LoRA factors, not their products.
+    """
 
     def __init__(self, policy: MotionPolicy, algorithm: Algorithm, config: TrainConfig) -> None:
         """Take hold of the policy's adapter parameters.
@@ -38,6 +45,7 @@ class Learner:
         self._optimizer = torch.optim.Adam(
             self._parameters.values(), lr=config.learning_rate, betas=(_BETA1, config.adam_beta2)
         )
+        self._ema = _doubled(policy.adapter_state()) if config.ema_decay is not None else {}
         self._audited = False
 
     def step(self, batch: Sequence[Experience]) -> Metrics:
@@ -70,10 +78,23 @@ class Learner:
         except RunFault:
             self.load_state_dict_tensors(before)
             raise
-        return _merge(parts) | {"learner/updates": float(len(chunks) * self._algorithm.inner_epochs)}
+        metrics = _merge(parts) | {"learner/updates": float(len(chunks) * self._algorithm.inner_epochs)}
+        self._algorithm.adapt(metrics)
+        self._average()
+        return metrics
+
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        """Within the context the policy carries the adapter to publish: the average, where the job asks for one."""
+        raw = self._policy.adapter_state()
+        self._policy.load_adapter_state(raw | {name: mean.to(raw[name]) for name, mean in self._ema.items()})
+        try:
+            yield
+        finally:
+            self._policy.load_adapter_state(raw)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
-        """Adapter, Adam's moments and its step counter as one flat dict of CPU copies, for safetensors."""
+        """Adapter, Adam's moments and step counter, average and algorithm's state: flat CPU copies, for safetensors."""
         tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
         step = torch.zeros(())
         for name, parameter in self._parameters.items():
@@ -82,6 +103,8 @@ class Learner:
             tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
             tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
             step = moments.get("step", step)
+        tensors |= {_EMA + name: mean.clone() for name, mean in self._ema.items()}
+        tensors |= {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
         return tensors | {_STEP: step.detach().cpu().clone()}
 
     def load_state_dict_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -97,14 +120,21 @@ class Learner:
                 f"got a learner state of {len(tensors)} tensors; want {len(want)}; first difference "
                 f"{differing[0]!r}; resume with the job, model and adapter that the run was started with"
             )
-        adapter = {name.removeprefix(_ADAPTER): tensor for name, tensor in tensors.items() if name.startswith(_ADAPTER)}
-        self._policy.load_adapter_state(adapter)
+        self._policy.load_adapter_state(_under(_ADAPTER, tensors))
+        self._ema = _under(_EMA, tensors)
+        self._algorithm.state = _under(_ALGORITHM, tensors)
         for name, parameter in self._parameters.items():
             self._optimizer.state[parameter] = {
                 "step": tensors[_STEP].clone(),
                 "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
                 "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
             }
+
+    def _average(self) -> None:
+        decay = self._config.ema_decay
+        if decay is not None:
+            now = _doubled(self._policy.adapter_state())
+            self._ema = {name: decay * mean + (1.0 - decay) * now[name] for name, mean in self._ema.items()}
 
     def _update(self, units: Sequence[Experience]) -> list[tuple[int, Metrics]]:
         """One optimiser step; the metrics of each unit with its rows."""
@@ -132,6 +162,15 @@ class Learner:
                 "number; the adapter was not updated. Lower train.learning_rate or look at that iteration's "
                 "rewards, then resume from the last commit"
             )
+
+
+def _doubled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.double() for name, tensor in state.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors whose names begin so, without the prefix."""
+    return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:

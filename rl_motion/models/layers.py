@@ -93,7 +93,7 @@ class PositionalEncoding(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("pe", sinusoidal_table(max_len, width), persistent=False)
-        self.register_load_state_dict_pre_hook(_drop_stored_table)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(drop_stored_table)  # type: ignore[no-untyped-call]
 
     def forward(self, x_BLC: Tensor) -> Tensor:
         """Return x + pe[:L], the shape of `x_BLC`.
@@ -251,5 +251,6 @@ def _from_official_names(module: nn.Module, state: dict[str, Any], prefix: str, 
             state[f"{prefix}in_proj.{part}"] = state.pop(f"{prefix}in_proj_{part}")
 
 
-def _drop_stored_table(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: object) -> None:
+def drop_stored_table(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: object) -> None:
+    """Load hook of modules whose table `pe` is computed: what a checkpoint holds of it is ignored."""
     state.pop(f"{prefix}pe", None)

@@ -16,15 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
-from rl_motion.models.layers import (
-    Encoder,
-    LayerConfig,
-    PositionalEncoding,
-    check_statistics,
-    valid_mask,
-)
-from rl_motion.protocols import PredictionType
-from rl_motion.types import Motions, Normalisation, Representation
+from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
+from rl_motion.models.layers import Encoder, LayerConfig, PositionalEncoding, valid_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +47,11 @@ class MDMConfig:
     mask_frames: bool = False
     pos_embed_max_len: int = 5000
     dropout: float = 0.1
+
+    @property
+    def max_frames(self) -> int:
+        """The longest motion: the position table, less the prefix token."""
+        return self.pos_embed_max_len - 1
 
 
 class MDM(nn.Module):
@@ -118,33 +116,11 @@ class TextConditioner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MotionSpace:
-    """The feature space a model was trained in.
+class MDMDenoiser(MotionDenoiser):
+    """MDM as a `Denoiser` (rl_motion.protocols); its conditions are [B, text_dim].
 
-    Attributes:
-        mean_D: per-feature mean that the model's data were normalised with.
-        std_D: per-feature deviation, positive. Conventions differ (data set, "meta", evaluator):
-            take the model's own.
-        fps: frames per second.
-        representation: what the features mean.
+    The text encoder is no submodule: it is neither trained nor saved with the model.
     """
-
-    mean_D: Tensor
-    std_D: Tensor
-    fps: float = 20.0
-    representation: Representation = Representation.HUMANML3D_263
-
-
-class MDMDenoiser(nn.Module):
-    """MDM as a `Denoiser` (rl_motion.protocols): predictions, conditions [B, text_dim] and un-normalisation.
-
-    `network` is the `MDM` that LoRA attaches to; the statistics are buffers here, not of the network. The
-    text encoder is no submodule: it is neither trained nor saved with the model.
-    """
-
-    mean_D: Tensor
-    std_D: Tensor
 
     def __init__(
         self, network: MDM, schedule: ScheduleConfig, *, space: MotionSpace, text_encoder: TextConditioner
@@ -154,24 +130,9 @@ class MDMDenoiser(nn.Module):
         Raises:
             ValueError: the statistics are not [features], or a deviation is not positive.
         """
-        super().__init__()
-        check_statistics(space.mean_D, space.std_D, network.config.features)
-        self.prediction_type: PredictionType = "sample"
-        self.schedule = schedule
-        self.representation = space.representation
-        self.network: nn.Module = network
-        self.features = network.config.features
-        self.fps = space.fps
-        self.mask_frames = network.config.mask_frames
+        super().__init__(network, schedule, space)
         self._text_dim = network.config.text_dim
         self._text_encoder = text_encoder
-        self.register_buffer("mean_D", space.mean_D.detach().clone())
-        self.register_buffer("std_D", space.std_D.detach().clone())
-
-    def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Tensor, length_B: Tensor) -> Tensor:
-        """Predict x0 [B, F, D] (normalised) from the noisy motion and conditions [B, text_dim]."""
-        x0_BFD: Tensor = self.network(x_BFD, t_B, condition, length_B)
-        return x0_BFD
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Pooled embeddings [B, text_dim] on the model's device.
@@ -179,24 +140,11 @@ class MDMDenoiser(nn.Module):
         Raises:
             ValueError: the text encoder's width is not the network's `text_dim`.
         """
-        condition_BC = self._text_encoder.pooled(texts)
-        if condition_BC.shape[-1] != self._text_dim:
-            raise ValueError(
-                f"got text embeddings of {condition_BC.shape[-1]} channels; want {self._text_dim}; "
-                "use the text encoder that the model was trained with"
-            )
-        return condition_BC.to(self.mean_D)
+        return check_text_width(self._text_encoder.pooled(texts), self._text_dim).to(self.mean_D)
 
     def null_condition(self, batch: int) -> Tensor:
         """The unconditional rows: zeros [batch, text_dim] *before* `embed_text`, as the official sampler."""
         return self.mean_D.new_zeros(batch, self._text_dim)
-
-    def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
-        """Un-normalised features, exactly 0 beyond the length; differentiable."""
-        valid_BF1 = valid_mask(length_B, x_BFD.shape[1]).unsqueeze(-1)
-        features_BFD = x_BFD * self.std_D + self.mean_D
-        features_BFD = torch.where(valid_BF1, features_BFD, torch.zeros_like(features_BFD))
-        return Motions(features_BFD, length_B, self.fps, self.representation, Normalisation.NONE)
 
 
 class _Named(nn.Module):

@@ -85,6 +85,18 @@ class TextEncoder:
         length_B = torch.tensor([len(row) for row in rows])
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), length_B
 
+    def padded_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Last hidden states [B, max_tokens, token_dim], of the padding too, whose token ids are 0.
+
+        What CLIP's own code feeds on: its tokenizer pads with 0, and its attention is causal, so that padding changes
+        no token before it. Not kept: at CLIP's size a text is 158 kB.
+
+        Raises:
+            ValueError: a text has more tokens than the model reads, or there are no texts.
+        """
+        hidden = {text: self._padded(text) for text in dict.fromkeys(_some(texts))}
+        return torch.stack([hidden[text] for text in texts])
+
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """One embedding per text, [B, pooled_dim].
 
@@ -96,14 +108,25 @@ class TextEncoder:
         """
         return torch.stack([self._encode(text).pooled_C for text in _some(texts)])
 
+    def _padded(self, text: str) -> Tensor:
+        ids = self._ids(text)
+        ids = torch.nn.functional.pad(ids, (0, self.max_tokens - ids.shape[1]))
+        with torch.no_grad():
+            hidden_LC: Tensor = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        return hidden_LC
+
+    def _ids(self, text: str) -> Tensor:
+        ids: Tensor = self._tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
+        if ids.shape[1] > self.max_tokens:
+            raise ValueError(
+                f"got a text of {ids.shape[1]} tokens ({text[:60]!r}...); want at most "
+                f"{self.max_tokens}; shorten it or split it into several prompts"
+            )
+        return ids
+
     def _encode(self, text: str) -> _Encoded:
         if text not in self._cache:
-            ids = self._tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
-            if ids.shape[1] > self.max_tokens:
-                raise ValueError(
-                    f"got a text of {ids.shape[1]} tokens ({text[:60]!r}...); want at most "
-                    f"{self.max_tokens}; shorten it or split it into several prompts"
-                )
+            ids = self._ids(text)
             with torch.no_grad():
                 output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
             hidden_LC = output.last_hidden_state[0]

@@ -19,14 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.models.denoiser import MotionDenoiser, MotionSpace
 from rl_motion.models.layers import check_statistics
-from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser, MotionSpace
+from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
+from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-DENOISERS: dict[str, tuple[type[MDM], type[MDMConfig], type[MDMDenoiser]]] = {"mdm": (MDM, MDMConfig, MDMDenoiser)}
+DENOISERS: dict[str, tuple[type[MDM] | type[T2MUnet], type[Any], type[Any]]] = {
+    "mdm": (MDM, MDMConfig, MDMDenoiser),
+    "t2m_unet": (T2MUnet, T2MUnetConfig, T2MUnetDenoiser),
+}
 """Motion models by kind: the network, its shape, and its face towards policies. A new one is a line here."""
 RETRIEVAL: dict[str, tuple[type[TMR], type[TMRConfig]]] = {"tmr": (TMR, TMRConfig)}
 """Retrieval models by kind: the network and its shape."""
@@ -85,7 +90,7 @@ def network_shape(network: nn.Module) -> dict[str, Any]:
     return shape
 
 
-def load_denoiser(name_or_dir: str | Path) -> MDMDenoiser:
+def load_denoiser(name_or_dir: str | Path) -> MotionDenoiser:
     """A denoiser in eval mode with its text encoder, schedule and statistics.
 
     Raises:
@@ -98,7 +103,7 @@ def load_denoiser(name_or_dir: str | Path) -> MDMDenoiser:
     if config.schedule is None:
         raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
     text_encoder = _text_encoder(path, config)
-    denoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
+    denoiser: MotionDenoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
     return denoiser.eval().requires_grad_(False)
 
 

@@ -19,6 +19,8 @@ _BONE_LENGTHS_M = np.linalg.norm(HUMANML3D_OFFSETS_J3[1:], axis=-1)
 TOE_JOINTS = (10, 11)
 TOE_HEIGHT_M = 0.05
 """A toe below this height is taken to stand on the floor."""
+PENETRATION_M = 0.005
+"""A joint this far below the floor is still on it."""
 
 
 def bone_drift_B(joints_BFJ3: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
@@ -61,6 +63,28 @@ def foot_skate_B(joints_BFJ3: torch.Tensor, length_B: torch.Tensor, fps: float =
     standing_BFT = low_BFT[:, 1:] & low_BFT[:, :-1]
     standing_BFT = standing_BFT & _first_frames(length_B - 1, speed_BFT.shape[1])[..., None]
     return _mean_over_frames(speed_BFT.flatten(1), standing_BFT.flatten(1))
+
+
+def floating_B(joints_BFJ3: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+    """Return how far the lowest joint is above 5 cm, in metres, the mean over valid frames; jumps count too.
+
+    Args:
+        joints_BFJ3: positions in metres, floor at y = 0.
+        length_B: valid frames of each motion.
+    """
+    above_BF = joints_BFJ3[..., 1].amin(dim=-1) - TOE_HEIGHT_M
+    return _mean_over_frames(above_BF.clamp(min=0), _first_frames(length_B, joints_BFJ3.shape[1]))
+
+
+def penetration_B(joints_BFJ3: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+    """Return how far the lowest joint is below -5 mm, in metres, the mean over valid frames.
+
+    Args:
+        joints_BFJ3: positions in metres, floor at y = 0.
+        length_B: valid frames of each motion.
+    """
+    below_BF = -joints_BFJ3[..., 1].amin(dim=-1) - PENETRATION_M
+    return _mean_over_frames(below_BF.clamp(min=0), _first_frames(length_B, joints_BFJ3.shape[1]))
 
 
 def _first_frames(count_B: torch.Tensor, frames: int) -> torch.Tensor:

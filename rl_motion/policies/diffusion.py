@@ -4,21 +4,26 @@ A rollout draws each latent from the solver's Gaussian transition; a replay scor
 same kernel. What is not a Gaussian draw does not depend on the adapter, so the log-probs are those of the
 whole trajectory and nothing is dropped:
 
-    last_step: frozen   K calls, S = K - 1 transitions, down to the last visited timestep; the last call, with
-                        the adapter off, gives x0.
-    last_step: stop     K calls, S = K transitions, the last down to timestep 0 (sigma_min); x0 is that latent
-                        divided by its alpha, the unbiased estimate of the clean sample
-                        (x / alpha = x0 + sigma_hat noise).
+    last_step: frozen   K calls, S = K - 1 transitions, then the last call, with the adapter off, gives x0.
+    last_step: stop     K calls, S = K transitions; x0 is the last latent divided by its alpha, the unbiased
+                        estimate of the clean sample (x / alpha = x0 + sigma_hat noise).
 
-In second order a transition's mean also depends on the previous prediction. A replay recomputes it from the
-stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter off)
-has its own history.
+`landing` says at which noise level the S transitions end. Both are diffusers' K-step schedules: `frozen` calls at all
+S + 1 levels and ends at sigma 0, `stop` calls at all but the landing and ends there.
+
+In second order (midpoint or heun) a transition's mean also depends on the previous prediction. A replay recomputes
+it from the stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter
+off) has its own history.
+
+Log-probs cover every latent that the network can see: a row's valid frames, or the whole canvas of a model that
+sees padding.
 
 Legend: B rows, K network calls, S stochastic transitions, T = S + 1 latents, F frames, D features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -29,14 +34,13 @@ from torch import Tensor, nn
 
 from rl_motion.config import PolicyConfig, ScheduleConfig, UserError
 from rl_motion.diffusion import (
-    FinalSigma,
     SolverTables,
     guided,
     log_prob,
+    noise_levels,
     schedule_hash,
     sigma_hats,
     solver_tables,
-    spaced_timesteps,
 )
 from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
 from rl_motion.policies.noise import unit_noise
@@ -44,32 +48,50 @@ from rl_motion.protocols import Denoiser, Replay
 from rl_motion.types import AdapterState, Metrics, Motions, Trajectory, Unit
 
 Predict = Callable[[int, Tensor], Tensor]
-"""x0 at network call k of a latent [B, F, D]; zero beyond the length."""
+"""x0 at network call k of a latent [B, F, D]; zero beyond the scored frames."""
 
 
 def policy_tables(schedule: ScheduleConfig, config: PolicyConfig) -> SolverTables:
     """The solver's tables of a policy; needs no network, so a job can be checked before anything starts.
 
     Raises:
-        UserError: the spacing visits a timestep twice, misses the number of steps, or leaves no stochastic
-            transition.
+        UserError: calls share a timestep, levels do not fall, diffusers' arithmetic misses the number of steps, or
+            there is no stochastic transition.
     """
-    timesteps_K = spaced_timesteps(schedule.timesteps, config.steps, config.spacing)
-    final: FinalSigma = "zero" if config.last_step == "frozen" else "sigma_min"
-    levels = sigma_hats(schedule, timesteps_K, final).tolist()
-    falling = all(later < earlier for earlier, later in pairwise(levels))
-    if len(timesteps_K) != config.steps or not falling:
-        raise UserError(
-            f"got policy.steps={config.steps} with spacing {config.spacing!r}, which visits the timesteps "
-            f"{timesteps_K.tolist()} of {schedule.timesteps} and then {final}; want {config.steps} different "
-            "noise levels; choose fewer or other steps"
-        )
-    if config.last_step == "frozen" and config.steps < 2:
+    transitions = _transitions(config)
+    if transitions == 0:
         raise UserError(
             "got policy.steps=1 with last_step 'frozen', which leaves no stochastic transition; want at "
             "least 2; raise policy.steps or choose last_step: stop"
         )
-    return solver_tables(timesteps_K.tolist(), levels, order=config.order)
+    end = _end(schedule, config)
+    timestep_N, level_N = noise_levels(schedule, transitions + 1, config.spacing, end)
+    called, levels = timestep_N[: config.steps].tolist(), level_N.tolist()
+    falling = all(later < earlier for row in (called, levels) for earlier, later in pairwise(row))
+    if len(levels) != transitions + 1 or not falling:
+        raise UserError(
+            f"got policy.steps={config.steps} with spacing {config.spacing!r}, which calls the network at timesteps "
+            f"{called} of {schedule.timesteps} and lands at sigma {levels[-1] / math.hypot(1.0, levels[-1]):.4g}; want "
+            f"{config.steps} different timesteps and different noise levels that fall to the landing; choose fewer or "
+            "other steps, another spacing or another landing"
+        )
+    if config.last_step == "frozen":
+        levels.append(0.0)
+    return solver_tables(called, levels, order=config.order, solver_type=config.solver_type)
+
+
+def _transitions(config: PolicyConfig) -> int:
+    return config.steps - (1 if config.last_step == "frozen" else 0)
+
+
+def _end(schedule: ScheduleConfig, config: PolicyConfig) -> float | None:
+    """sigma_hat of the landing; None: where the spacing ends."""
+    landing = config.landing or ("last_timestep" if config.last_step == "frozen" else "sigma_min")
+    if landing == "last_timestep":
+        return None
+    if landing == "sigma_min":
+        return float(sigma_hats(schedule)[0])
+    return landing / math.sqrt(1.0 - landing**2)
 
 
 class DiffusionPolicy:
@@ -107,7 +129,7 @@ class DiffusionPolicy:
     @property
     def transitions(self) -> int:
         """S: stochastic transitions of a trajectory."""
-        return self._config.steps - (1 if self._config.last_step == "frozen" else 0)
+        return _transitions(self._config)
 
     @property
     def landing(self) -> Metrics:
@@ -125,10 +147,10 @@ class DiffusionPolicy:
         """Sample the unit, without gradient; tensors are on the CPU.
 
         Raises:
-            UserError: rows differ in length and the network sees padding.
+            UserError: the network sees padding, and rows differ in length or are longer than its canvas.
         """
         length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
-        self._refuse_visible_padding(length_B)
+        self._refuse_lengths(length_B)
         with torch.no_grad():
             predict = self._predictor(unit, length_B)
             elements_B = self._elements(length_B)
@@ -233,9 +255,10 @@ class DiffusionPolicy:
             return predict(self.transitions, x_BFD)
 
     def _predictor(self, unit: Unit, length_B: Tensor) -> Predict:
-        rows, frames = unit.batch, int(length_B.max())
-        length_B = length_B.to(self._device)
-        valid_BF1 = (torch.arange(frames, device=self._device) < length_B[:, None])[:, :, None]
+        rows, length_B = unit.batch, length_B.to(self._device)
+        scored_B = self._scored_frames(length_B)
+        frame_F = torch.arange(int(scored_B.max()), device=self._device)
+        scored_BF1 = (frame_F < scored_B[:, None])[:, :, None]
         with torch.no_grad():  # text encoders are frozen
             condition = self._denoiser.encode_text([prompt.text for prompt in unit.row_prompts])
 
@@ -249,15 +272,20 @@ class DiffusionPolicy:
                 self._config.guidance_scale,
             )
             x0_BFD = self._tables.to_x0(k, x_BFD, raw_BFD, self._denoiser.prediction_type)
-            return torch.where(valid_BF1, x0_BFD, torch.zeros_like(x0_BFD))
+            return torch.where(scored_BF1, x0_BFD, torch.zeros_like(x0_BFD))
 
         return predict
 
     def _noise(self, unit: Unit, step: int) -> Tensor:
-        return unit_noise(unit, step, self._denoiser.features, self._dtype).to(self._device)
+        canvas = self._denoiser.canvas
+        return unit_noise(unit, step, self._denoiser.features, self._dtype, canvas=canvas).to(self._device)
+
+    def _scored_frames(self, length_B: Tensor) -> Tensor:
+        canvas = self._denoiser.canvas
+        return length_B if canvas is None else torch.full_like(length_B, canvas)
 
     def _elements(self, length_B: Tensor) -> Tensor:
-        return (length_B * self._denoiser.features).to(self._device, torch.float64)
+        return (self._scored_frames(length_B) * self._denoiser.features).to(self._device, torch.float64)
 
     def _scale(self, elements_B: Tensor) -> Tensor:
         return 1.0 / elements_B if self._config.log_prob == "mean" else torch.ones_like(elements_B)
@@ -268,8 +296,12 @@ class DiffusionPolicy:
     def _adapter_off(self) -> AbstractContextManager[None]:
         return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()
 
-    def _refuse_visible_padding(self, length_B: Tensor) -> None:
-        if not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
+    def _refuse_lengths(self, length_B: Tensor) -> None:
+        canvas, longest = self._denoiser.canvas, int(length_B.max())
+        if canvas is not None:
+            if longest > canvas:
+                raise UserError(f"got a prompt of {longest} frames; want at most {canvas}, the canvas; shorten it")
+        elif not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
             raise UserError(
                 f"got lengths {sorted(set(length_B.tolist()))} in one unit for a model that sees padding; "
                 "want one length, since padding would feed the valid frames without being scored; give all "

@@ -1,32 +1,57 @@
-"""From a job's list of rewards to one number per motion: the weighted sum.
+"""From a job's list of rewards to one number per motion: the weighted sum, in own units or calibrated.
 
 Legend: B rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rl_motion.config import RewardConfig, RunFault, UserError
 from rl_motion.protocols import Reward
+from rl_motion.rewards.calibration import Spread
 from rl_motion.types import Motions, Prompt, Scored, Unit
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One reward with its name and its weight in the total."""
+    """One reward with its name and its weight in the total, where it counts as (value - mean) / std."""
 
     name: str
     weight: float
     reward: Reward
+    mean: float = 0.0
+    std: float = 1.0
 
 
-def build_terms(configs: Sequence[RewardConfig], registry: Mapping[str, Callable[[], Reward]]) -> tuple[Term, ...]:
-    """The terms a job asks for, made from `registry` (usually `rl_motion.rewards.REWARDS`).
+def build_terms(
+    configs: Sequence[RewardConfig],
+    registry: Mapping[str, Callable[[], Reward]],
+    spreads: Mapping[str, Spread] | None = None,
+) -> tuple[Term, ...]:
+    """The terms a job asks for.
+
+    Args:
+        configs: the job's `rewards`.
+        registry: usually `rl_motion.rewards.REWARDS` and the job's own.
+        spreads: a calibration's, for every name; None: rewards count in their own units.
+
+    Raises:
+        UserError: no reward at all, an unknown name, or the same name twice.
+    """
+    check_names(configs, registry)
+    terms = tuple(Term(config.name, config.weight, registry[config.name]()) for config in configs)
+    if spreads is None:
+        return terms
+    return tuple(replace(term, mean=spreads[term.name].mean, std=spreads[term.name].std) for term in terms)
+
+
+def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> None:
+    """Refuse rewards that cannot be found or told apart.
 
     Raises:
         UserError: no reward at all, an unknown name, or the same name twice.
@@ -36,14 +61,18 @@ def build_terms(configs: Sequence[RewardConfig], registry: Mapping[str, Callable
         raise UserError(f"got no reward; want at least one; choose from {sorted(registry)}")
     for name in names:
         if name not in registry:
-            raise UserError(f"got reward {name!r}; want one of {sorted(registry)}; correct `rewards` in the job")
+            raise UserError(
+                f"rewards: got {name!r}; want one of {sorted(registry)}, or FILE.py:CLASS in the working directory; "
+                "correct it in the job"
+            )
         if names.count(name) > 1:
             raise UserError(f"got reward {name!r} {names.count(name)} times; want it once; add up its weights")
-    return tuple(Term(config.name, config.weight, registry[config.name]()) for config in configs)
 
 
 def score(terms: Sequence[Term], motions: Motions, unit: Unit) -> Scored:
-    """Every reward of the unit's motions and their weighted sum; on the graph where motions and rewards are.
+    """Every reward of the unit's motions, in its own units, and the weighted sum of what they count as.
+
+    On the graph where motions and rewards are.
 
     Raises:
         RunFault: a reward of the wrong shape, or one that is not finite (the message names it and the
@@ -51,7 +80,9 @@ def score(terms: Sequence[Term], motions: Motions, unit: Unit) -> Scored:
     """
     prompts = unit.row_prompts
     rewards = {term.name: _checked(term.name, term.reward(motions, prompts), prompts) for term in terms}
-    total_B = torch.stack([term.weight * rewards[term.name] for term in terms]).sum(dim=0)
+    # Without calibration (x - 0) / 1 is x to the last bit.
+    counted = [term.weight * ((rewards[term.name] - term.mean) / term.std) for term in terms]
+    total_B = torch.stack(counted).sum(dim=0)
     return Scored(unit_index=unit.index, rewards=rewards, total_B=total_B)
 
 

@@ -10,8 +10,8 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
-from rl_motion.config import UserError
-from rl_motion.types import Motions, Normalisation, Prompt, Representation
+from rl_motion.rewards.kind import HUMANML3D_UNNORMALISED, refuse_misread
+from rl_motion.types import Motions, Prompt
 
 
 class Similarity(Protocol):
@@ -27,7 +27,7 @@ class TMRReward:
     The model is frozen; gradients reach the motions where they are on the graph.
     """
 
-    accepts = frozenset({Representation.HUMANML3D_263})
+    accepts = HUMANML3D_UNNORMALISED
     differentiable = True
     checkpoint = "tmr-embedded"
 
@@ -50,23 +50,5 @@ class TMRReward:
             UserError: another representation, normalised features, noisy motions, or rows that do not match
                 prompts.
         """
-        if motions.representation not in self.accepts:
-            raise UserError(
-                f"got a motion in {motions.representation!s}; reward 'tmr' wants one of "
-                f"{sorted(map(str, self.accepts))}; convert the motion, or choose a reward that accepts it"
-            )
-        if motions.normalisation is not Normalisation.NONE:
-            raise UserError(
-                f"got features normalised by {motions.normalisation!s}; reward 'tmr' wants un-normalised "
-                "features (it applies its own statistics); pass what the denoiser's `decode` returns"
-            )
-        if noise_level_B is not None:
-            raise UserError(
-                "got motions with a noise level; reward 'tmr' wants clean motions; score the decoded x0 instead"
-            )
-        if len(prompts) != motions.features_BFD.shape[0]:
-            raise UserError(
-                f"got {motions.features_BFD.shape[0]} motions and {len(prompts)} prompts; want one prompt "
-                "per row; pass `unit.row_prompts`"
-            )
+        refuse_misread("tmr", motions, prompts, noise_level_B)
         return self._model.similarity(motions, [prompt.text for prompt in prompts])

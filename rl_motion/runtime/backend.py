@@ -31,8 +31,8 @@ class Backend(Protocol):
     def score(self, trajectories: list[Held]) -> list[Scored]:
         """Rewards of every trajectory, in the same order."""
 
-    def learn(self, trajectories: list[Held], advantages: Sequence[Tensor]) -> Learned:
-        """One update from all of them."""
+    def learn(self, trajectories: list[Held], rewards: Sequence[Tensor]) -> Learned:
+        """One update from all of them and their total rewards [B]."""
 
     def close(self) -> None:
         """Let the workers go."""

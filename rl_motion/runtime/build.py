@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from rl_motion.policies.diffusion import DiffusionPolicy
+    from rl_motion.rewards.of_job import RewardFiles
 
 Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
@@ -46,6 +48,7 @@ class Training:
     policy: MotionPolicy
     learner: LearnerLike
     save_adapter: Callable[[Path], None]
+    """Writes the adapter to publish, which is not the policy's own where the learner averages."""
     constants: Metrics = field(default_factory=dict)
     """What every iteration's metrics say of the policy beside what the learner returns."""
 
@@ -63,12 +66,12 @@ def build_decoder(job: Job) -> Decoder:
     return lambda trajectory: denoiser.decode(trajectory.x0_BFD, trajectory.length_B)
 
 
-def build_rewards(job: Job) -> Scorer:
-    """The job's rewards as one call."""
-    from rl_motion.rewards import REWARDS
-    from rl_motion.rewards.combine import build_terms, score
+def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
+    """The job's rewards as one call; `files` is what they read from the working directory (None: read it here)."""
+    from rl_motion.rewards.combine import score
+    from rl_motion.rewards.of_job import job_terms
 
-    terms = build_terms(job.rewards, REWARDS)
+    terms = job_terms(job, files)
     return lambda motions, unit: score(terms, motions, unit)
 
 
@@ -88,7 +91,8 @@ def build_training(job: Job) -> Training:
     learner = Learner(policy, build_algorithm(job), job.train)
 
     def save(folder: Path) -> None:
-        save_adapter(peft_model, folder, base_model_name=job.model.name)
+        with learner.published():
+            save_adapter(peft_model, folder, base_model_name=job.model.name)
 
     return Training(policy, learner, save, policy.landing)
 
@@ -124,6 +128,13 @@ def find_weights(job: Job) -> dict[str, str]:
     return checks.weights_sha256(job)
 
 
+class BuildRewards(Protocol):
+    """Makes a job's rewards. Asked for `files` only where the job names plugins or a calibration."""
+
+    def __call__(self, job: Job, files: RewardFiles | None = None) -> Scorer:
+        """The job's rewards as one call."""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """How a run's parts are made. Module-level functions only: it travels to Ray workers by reference."""
@@ -131,10 +142,14 @@ class Workshop:
     check: Callable[[Job], None] = check_job
     policy: Callable[[Job], MotionPolicy] = build_policy
     decoder: Callable[[Job], Decoder] = build_decoder
-    rewards: Callable[[Job], Scorer] = build_rewards
+    rewards: BuildRewards = build_rewards
     training: Callable[[Job], Training] = build_training
     pool: Callable[[Job], PromptPool] = build_pool
     weights: Callable[[Job], dict[str, str]] = find_weights
+
+    def carrying(self, files: RewardFiles) -> Workshop:
+        """The same, where workers find what the rewards read from the working directory in what reaches them."""
+        return replace(self, rewards=partial(self.rewards, files=files)) if files.sha256 else self
 
 
 def _adapted(job: Job) -> tuple[DiffusionPolicy, PeftModel]:

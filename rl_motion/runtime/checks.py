@@ -13,9 +13,13 @@ from typing import Any
 from rl_motion.config import Job, UserError
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, locate
 from rl_motion.policies import policy_tables
-from rl_motion.rewards import CHECKPOINTS, REWARDS
+from rl_motion.rewards import CHECKPOINTS
+from rl_motion.rewards.calibration import refuse_other
+from rl_motion.rewards.combine import check_names
+from rl_motion.rewards.kind import forms
+from rl_motion.rewards.of_job import kinds, read_files
 from rl_motion.tracking.mlflow_tracker import check_uri
-from rl_motion.types import Prompt
+from rl_motion.types import MotionForm, Normalisation, Prompt
 
 
 def check_parts(job: Job) -> None:
@@ -39,9 +43,8 @@ def check_parts(job: Job) -> None:
             f"adapter.targets: got {list(job.adapter.targets)}; want at least one of {sorted(groups)}; correct it in "
             "the job"
         )
-    for reward in job.rewards:
-        if reward.name not in REWARDS:
-            raise UserError(f"rewards: got {reward.name!r}; want one of {sorted(REWARDS)}; correct it in the job")
+    # `Denoiser.decode` un-normalises, whatever the model.
+    _check_rewards(job, MotionForm(config.representation, Normalisation.NONE))
 
 
 def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> None:
@@ -80,6 +83,26 @@ def weights_sha256(job: Job) -> dict[str, str]:
     return {role: _digest(path) for role, path in directories.items()}
 
 
+def _check_rewards(job: Job, gives: MotionForm) -> None:
+    """Refuse rewards that cannot be found, do not read what the model gives, or have nothing to compare."""
+    files = read_files(job)
+    known = kinds(files)
+    check_names(job.rewards, known)
+    for name in (reward.name for reward in job.rewards):
+        if gives not in known[name].accepts:
+            raise UserError(
+                f"rewards: got {name!r}, which reads {forms(known[name].accepts)}; want one that reads what model "
+                f"{job.model.name!r} gives, {gives}; choose another reward or another model"
+            )
+        if known[name].contrasts and job.train.prompts_per_unit < 2:
+            raise UserError(
+                f"rewards: got {name!r} with train.prompts_per_unit={job.train.prompts_per_unit}; want at least 2, as "
+                "it compares a unit's prompts; raise it, or choose 'tmr'"
+            )
+    if files.calibration is not None:
+        refuse_other(files.calibration, job, weights_sha256(job) | files.plugins_sha256)
+
+
 def _config(path: Path) -> CheckpointConfig:
     try:
         return CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
@@ -102,7 +125,7 @@ def _max_frames(path: Path) -> int:
     config = _config(path)
     try:
         if config.kind in DENOISERS:
-            return DENOISERS[config.kind][1](**config.network).pos_embed_max_len - 1  # less the prefix token
+            return int(DENOISERS[config.kind][1](**config.network).max_frames)
         return RETRIEVAL[config.kind][1](**config.network).max_len - 2  # less the two distribution tokens
     except (KeyError, TypeError) as error:
         raise _broken(path, error) from error

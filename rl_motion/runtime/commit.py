@@ -36,7 +36,8 @@ class Manifest(BaseModel):
     """What a commit says about itself.
 
     `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's
-    version. `weights_sha256` are the frozen weights by role. `job` holds what the numbers depend on (see `identity`
+    version. `adapter_sha256` is that of the learner's adapter, which is not the published one where the job asks for an
+    average. `weights_sha256` are the frozen weights by role. `job` holds what the numbers depend on (see `identity`
     in run.py); `metrics` is the last row of metrics.jsonl.
     """
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault, UserError
+from rl_motion.rewards.of_job import RewardFiles, read_files
 from rl_motion.runtime import loop, run
 from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
@@ -81,20 +82,28 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
             was saved and how to resume.
     """
     with _explained(held):
-        _train(held, console)
+        files = _train(held, console)
         held.publish_adapter()
         wall_s = held.wall_s
+        if read_files(held.job) != files:
+            raise UserError(
+                "got rewards' files (a plugin or the calibration) that changed while the run trained; want those it "
+                "trained with, to evaluate it; put them back as they were and resume"
+            )
         console.print("evaluating base and tuned on held-out prompts", highlight=False)
         report = MEANS.evaluate(held.job, held.folder, wall_s)
         held.end("FINISHED")
     return Outcome(held.folder, report, wall_s)
 
 
-def _train(held: run.Run, console: Console) -> None:
+def _train(held: run.Run, console: Console) -> RewardFiles:
+    """Train to the last iteration; returns what the rewards were made of."""
     job = held.job
     pool = MEANS.workshop.pool(job)
-    held.rest_on(pool.sha256, MEANS.workshop.weights(job))
-    with closing(make_backend(job, MEANS.workshop)) as backend:
+    # Read once: what is hashed here is what every worker runs.
+    files = read_files(job)
+    held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256)
+    with closing(make_backend(job, MEANS.workshop.carrying(files))) as backend:
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
@@ -106,6 +115,7 @@ def _train(held: run.Run, console: Console) -> None:
                 watch.show(iteration, metrics)
 
             loop.train(job, pool, backend, snapshot, record)
+    return files
 
 
 @contextmanager

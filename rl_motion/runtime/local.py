@@ -39,9 +39,9 @@ class LocalBackend:
         """Rewards of every trajectory, in the same order."""
         return [self._reward.score(trajectory) for trajectory in trajectories]
 
-    def learn(self, trajectories: list[Trajectory], advantages: Sequence[Tensor]) -> Learned:
-        """One update from all of them."""
-        return self._learner.learn(advantages, *trajectories)
+    def learn(self, trajectories: list[Trajectory], rewards: Sequence[Tensor]) -> Learned:
+        """One update from all of them and their total rewards [B]."""
+        return self._learner.learn(rewards, *trajectories)
 
     def close(self) -> None:
         """Nothing to let go."""

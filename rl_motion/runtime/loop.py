@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rl_motion.algorithms import group_advantages
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.runtime.backend import Backend
@@ -31,16 +30,11 @@ def train(job: Job, pool: PromptPool, backend: Backend, snapshot: Snapshot, reco
         clock.lap("rollout")
         scored = backend.score(trajectories)
         clock.lap("reward")
-        learned = backend.learn(trajectories, [advantages(job, unit) for unit in scored])
+        learned = backend.learn(trajectories, [unit.total_B for unit in scored])
         clock.lap("learner")
         snapshot = learned.snapshot
         record(iteration, snapshot, reward_metrics(scored) | learned.metrics | clock.laps)
     return snapshot
-
-
-def advantages(job: Job, scored: Scored) -> torch.Tensor:
-    """One advantage per row [B], within each prompt's samples."""
-    return group_advantages(scored.total_B, job.train.samples_per_prompt, job.algorithm)
 
 
 def reward_metrics(scored: Sequence[Scored]) -> Metrics:

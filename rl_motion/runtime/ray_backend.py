@@ -190,12 +190,12 @@ class RayBackend:
                 self._sample_again(trajectories, fault)
         raise _given_up("scoring")
 
-    def learn(self, trajectories: list[Held], advantages: Sequence[Tensor]) -> Learned:
+    def learn(self, trajectories: list[Held], rewards: Sequence[Tensor]) -> Learned:
         """One update from all of them; a dead learner is rebuilt from the last snapshot and asked again."""
         for _ in range(ATTEMPTS):
             learner = self._learner.actors[0]
             try:
-                learned: Learned = _get(learner.learn.remote(list(advantages), *(held.ref for held in trajectories)))
+                learned: Learned = _get(learner.learn.remote(list(rewards), *(held.ref for held in trajectories)))
             except SystemFault as fault:
                 if fault.lost:
                     self._sample_again(trajectories, fault)

@@ -26,6 +26,18 @@ from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, fla
 from rl_motion.types import Metrics
 
 _MLFLOW_PATIENCE_S = 60.0
+_BEFORE = {
+    "algorithm.advantages": "group",
+    "algorithm.advantage_shrinkage": "0.0",
+    "algorithm.advantage_buffer_size": "16",
+    "algorithm.advantage_min_count": "16",
+    "algorithm.kl_target": "None",
+    "calibration": "None",
+    "policy.landing": "None",
+    "policy.solver_type": "midpoint",
+    "train.ema_decay": "None",
+}
+"""Settings that older commits do not name, and what the runs of that time did."""
 _log = logging.getLogger(__name__)
 
 
@@ -197,7 +209,8 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
-    want, got = dict(manifest.job), identity(job)
+    got = identity(job)
+    want = {name: value for name, value in _BEFORE.items() if name in got} | manifest.job
     want["runtime.threads"], got["runtime.threads"] = str(manifest.threads), str(job.runtime.threads)
     names = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
     if names:
@@ -219,8 +232,8 @@ def _check_inputs(manifest: Manifest, pool_sha256: str, weights_sha256: dict[str
     if roles:
         found = "; ".join(f"{r}: got {got.get(r, 'none')[:12]}, want {want.get(r, 'none')[:12]}" for r in roles)
         raise UserError(
-            f"the frozen weights are not those that the run was started with ({found}); put the checkpoints back as "
-            "they were, or start a new run"
+            f"the frozen weights, or what the rewards read, are not those that the run was started with ({found}); put "
+            "the checkpoints back, and the rewards' files, as they were, or start a new run"
         )
 
 

@@ -19,11 +19,16 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from rl_motion.algorithms import ADVANTAGES
+from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
 from rl_motion.models.adapter import adapter_checksum
 from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop
 from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit
+
+_ADVANTAGES = "advantages/"
+"""Before the names of what the advantages remember, in a learner's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,8 @@ class Snapshot:
     """A learner between two iterations, as bytes: nobody but a worker needs to know what is in them.
 
     `version` counts updates; `adapter` is the safetensors file that rollout workers load, `sha256` its
-    checksum; `state` is the learner's safetensors file; `files` is the adapter in peft's own format, by file
-    name.
+    checksum; `state` is the learner's safetensors file; `files` is the adapter to publish in peft's own format, by
+    file name.
     """
 
     version: int
@@ -137,9 +142,13 @@ class RewardWorker(Worker):
 
 
 class LearnerWorker(Worker):
-    """Holds the only adapter that changes."""
+    """Holds the only adapter that changes, and what the advantages remember."""
 
-    _version = 0
+    def __init__(self, job: Job, workshop: Workshop) -> None:
+        """As every worker."""
+        super().__init__(job, workshop)
+        self._version = 0
+        self._memory: Memory = {}
 
     @cached_property
     def training(self) -> Training:
@@ -152,19 +161,22 @@ class LearnerWorker(Worker):
 
     def restore(self, version: int, state: bytes) -> Snapshot:
         """Go back to a snapshot's `version` and `state`."""
-        self.training.learner.load_state_dict_tensors(safetensors.load(state))
+        tensors = safetensors.load(state)
+        names = {name for name in tensors if name.startswith(_ADVANTAGES)}
+        self._memory = {name.removeprefix(_ADVANTAGES): tensors.pop(name) for name in names}
+        self.training.learner.load_state_dict_tensors(tensors)
         self._version = version
         return self._snapshot()
 
-    def learn(self, advantages: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
+    def learn(self, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
         """One update.
 
         Args:
-            advantages: [B] for each trajectory.
+            rewards: total reward [B] of each trajectory's rows.
             trajectories: the iteration's, in unit order, all made with the present adapter.
 
         Raises:
-            RunFault: a trajectory was made with another adapter.
+            RunFault: a trajectory was made with another adapter, or a reward is not finite.
         """
         present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
         for trajectory in trajectories:
@@ -175,13 +187,17 @@ class LearnerWorker(Worker):
                     f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
                     "resume the run"
                 )
+        rewarded = [(t.unit, reward_B) for t, reward_B in zip(trajectories, rewards, strict=True)]
+        estimate = ADVANTAGES[self._job.algorithm.advantages]
+        advantages, memory = estimate(rewarded, self._memory, self._job.algorithm)
         pairs = zip(trajectories, advantages, strict=True)
         metrics = self.training.learner.step([Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs])
-        self._version += 1
+        self._version, self._memory = self._version + 1, memory
         return Learned(self._snapshot(), self.training.constants | metrics)
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()
+        remembered = {_ADVANTAGES + name: tensor for name, tensor in self._memory.items()}
         with tempfile.TemporaryDirectory() as folder:
             self.training.save_adapter(Path(folder))
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -189,7 +205,7 @@ class LearnerWorker(Worker):
             version=self._version,
             sha256=adapter_checksum(adapter),
             adapter=safetensors.save(adapter),
-            state=safetensors.save(self.training.learner.state_dict_tensors()),
+            state=safetensors.save(self.training.learner.state_dict_tensors() | remembered),
             files=files,
             environment=self.environment(),
         )

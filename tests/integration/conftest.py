@@ -32,7 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from rl_motion.config import ScheduleConfig
-    from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
+    from rl_motion.models.denoiser import MotionSpace
+    from rl_motion.models.mdm import MDM, MDMConfig
     from rl_motion.models.text import TinyBertConfig, create_tiny_bert
     from rl_motion.models.zoo import CheckpointConfig, network_shape, save_checkpoint
 

@@ -88,6 +88,21 @@ class TestRay:
         assert result(run(crashing, tmp_path)) == local
         assert marker.exists()
 
+    def test_what_the_learner_remembers_survives_its_death(self, tmp_path: Path) -> None:
+        """Running statistics, average and KL weight are those of the last snapshot, not of the interrupted update."""
+
+        def job(*model: str, **runtime: Any) -> Job:
+            base = toy_job(*model, **runtime)
+            algorithm = {"advantages": "running", "advantage_min_count": 8, "kl_weight": 0.2, "kl_target": 1e-3}
+            sections = {"algorithm": base.algorithm, "train": base.train}
+            added = {"algorithm": algorithm, "train": {"ema_decay": 0.7}}
+            return base.model_copy(update={n: s.model_copy(update=added[n]) for n, s in sections.items()})
+
+        local = result(run(job(), tmp_path / "local"))
+        marker = tmp_path / "crashed"
+        assert result(run(job(f"toy:crash_learner={marker}", backend="ray"), tmp_path)) == local
+        assert marker.exists()
+
     def test_a_unit_that_always_kills_its_worker_ends_the_run(self, tmp_path: Path) -> None:
         with pytest.raises(RunFault, match="failed 4 times") as caught:
             run(toy_job(f"toy:crash={tmp_path}/absent/marker", backend="ray", rollout_workers=2), tmp_path)

@@ -103,6 +103,118 @@ def test_control_a_learner_without_its_moments_differs(
     assert result(resume(folder))[0] != straight[0]
 
 
+OPTIONS = {
+    "running": {"algorithm": {"advantages": "running", "advantage_min_count": 8, "advantage_floor": 0.1}},
+    "leave one out": {"algorithm": {"advantages": "leave_one_out"}},
+    "shrinkage": {"algorithm": {"advantage_shrinkage": 0.7}},
+    "adaptive KL": {"algorithm": {"kl_weight": 0.2, "kl_target": 0.001}},
+    "EMA": {"train": {"ema_decay": 0.7}},
+}
+
+
+def optional(name: str, **sizes: int) -> Job:
+    """The toy job with an option on."""
+    return load_tree(toy_job(**sizes), OPTIONS[name])
+
+
+def load_tree(job: Job, sections: dict[str, dict[str, object]]) -> Job:
+    tree = job.model_dump()
+    return Job.model_validate(tree | {name: tree[name] | values for name, values in sections.items()})
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_goes_on_bit_for_bit(
+    name: str, tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]
+) -> None:
+    whole = frontend.start(optional(name), tmp_path / "whole", QUIET).folder
+    folder = interrupted(optional(name), tmp_path, at=3)
+    assert result(resume(folder)) == result(whole) != straight
+    states = [(f / "commits" / "00000004" / "learner.safetensors").read_bytes() for f in (folder, whole)]
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("running", "advantages/rewards/"),
+        ("shrinkage", "advantages/base_std"),
+        ("adaptive KL", "algorithm/"),
+        ("EMA", "ema/"),
+    ],
+)
+def test_control_what_an_option_carries_has_to_be_committed(
+    name: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: put back what the untrained learner had, and the bits differ."""
+    from safetensors import torch as safetensors
+
+    from rl_motion.runtime.workers import LearnerWorker
+
+    whole = result(frontend.start(optional(name), tmp_path / "whole", QUIET).folder)
+    folder = interrupted(optional(name), tmp_path, at=3)
+    original = LearnerWorker.restore
+
+    def forgetful(self: LearnerWorker, version: int, state: bytes) -> object:
+        fresh = safetensors.load(self.prepare().state)
+        kept = {name: t for name, t in safetensors.load(state).items() if not name.startswith(lost)}
+        missing = {name: t for name, t in fresh.items() if name.startswith(lost)}
+        return original(self, version, safetensors.save(kept | missing))
+
+    monkeypatch.setattr(LearnerWorker, "restore", forgetful)
+    assert result(resume(folder)) != whole
+
+
+def test_the_published_adapter_is_the_average_of_the_committed_ones(tmp_path: Path) -> None:
+    from safetensors.torch import load, load_file
+
+    job = load_tree(toy_job(), OPTIONS["EMA"] | {"runtime": {"keep_commits": 9}})
+    folder = frontend.start(job, tmp_path, QUIET).folder
+    committed = [load_file(path / "learner.safetensors") for path in sorted((folder / "commits").iterdir())]
+    mean = committed[0]["adapter/pull"].double()
+    for state in committed[1:]:
+        mean = 0.7 * mean + 0.3 * state["adapter/pull"].double()
+    found = load(result(folder)[0])["pull"]
+    assert found.tolist() == pytest.approx(mean.tolist(), rel=1e-6)
+    assert found.tolist() != pytest.approx(committed[-1]["adapter/pull"].tolist(), rel=1e-2)
+    plain = frontend.start(toy_job(), tmp_path / "plain", QUIET).folder
+    assert rows(folder) == rows(plain)
+
+
+def older(folder: Path) -> None:
+    """Take from a run's folder every setting that runs did not have when it was made."""
+    import yaml
+
+    job = yaml.safe_load((folder / "job.yaml").read_text())
+    for name in run._BEFORE:
+        *sections, key = name.split(".")
+        holder = job
+        for section in sections:
+            holder = holder[section]
+        del holder[key]
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    for manifest in folder.glob("commits/*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        content["job"] = {name: value for name, value in content["job"].items() if name not in run._BEFORE}
+        manifest.write_text(json.dumps(content))
+
+
+def test_a_run_from_before_an_option_goes_on(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    older(folder)
+    with pytest.raises(UserError, match=r"train\.ema_decay: got 0\.5; want None"):
+        resume(folder, "train.ema_decay=0.5")
+    assert result(resume(folder)) == straight
+
+
+def test_control_a_run_that_lacks_another_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: without the list of what older runs did, the same folder is refused."""
+    folder = interrupted(toy_job(), tmp_path, at=2)
+    older(folder)
+    monkeypatch.setattr(run, "_BEFORE", {})
+    with pytest.raises(UserError, match=r"algorithm\.advantages: got group; want None"):
+        resume(folder)
+
+
 def test_a_finished_run_can_be_made_longer(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
     folder = frontend.start(toy_job(iterations=2), tmp_path, QUIET).folder
     assert result(resume(folder, "train.iterations=4")) == straight

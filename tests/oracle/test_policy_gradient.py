@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_motion.config import PolicyConfig
+from rl_motion.config import PolicyConfig, ScheduleConfig
 from rl_motion.policies import DiffusionPolicy
 from rl_motion.types import Prompt, Trajectory, Unit
 from tests.toy_policy import toy_policy
@@ -30,6 +30,20 @@ SETTINGS = [
     for order in (1, 2)
     for last_step, steps in (("frozen", 4), ("stop", 3))
     for scale in (1.0, 1.7)
+]
+
+COSINE, LINEAR = ScheduleConfig(betas="cosine", timesteps=100), ScheduleConfig(betas="linear", timesteps=100)
+COMBINATIONS = [
+    # solver type, last step, spacing, landing, prediction, schedule
+    ("heun", "frozen", "trailing", None, "v_prediction", COSINE),
+    ("heun", "frozen", "linspace", 0.15, "sample", COSINE),
+    ("heun", "frozen", "karras", None, "sample", LINEAR),
+    ("heun", "stop", "karras", 0.2, "epsilon", LINEAR),
+    ("heun", "stop", "trailing", "last_timestep", "epsilon", LINEAR),
+    ("heun", "stop", "trailing", None, "sample", ScheduleConfig()),
+    ("midpoint", "frozen", "karras", 0.3, "v_prediction", ScheduleConfig(betas="linear", timesteps=1000)),
+    ("midpoint", "frozen", "trailing", "sigma_min", "sample", ScheduleConfig()),
+    ("midpoint", "stop", "linspace", 0.15, "v_prediction", COSINE),
 ]
 
 
@@ -46,7 +60,7 @@ def quadrature(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tupl
         noise = torch.from_numpy(grid)
         monkeypatch.setattr(
             "rl_motion.policies.diffusion.unit_noise",
-            lambda unit, step, features, dtype: noise[:, step, None, None].to(dtype),
+            lambda unit, step, features, dtype, canvas: noise[:, step, None, None].to(dtype),
         )
         unit = Unit(0, 0, 0, (Prompt("p", "walk", 1),), len(noise))
         return unit, torch.from_numpy(weights.prod(axis=1) / weight.sum() ** variables)
@@ -80,8 +94,10 @@ def true_gradient(policy: DiffusionPolicy, unit: Unit, weight_B: Tensor, step: f
     return torch.stack(slopes)
 
 
-def relative_error(config: PolicyConfig, prepare: Callable[[int], tuple[Unit, Tensor]], kind: str) -> float:
-    policy, _ = toy_policy(config, dtype=torch.float64, prediction_type=kind)
+def relative_error(
+    config: PolicyConfig, prepare: Callable[[int], tuple[Unit, Tensor]], kind: str, **options: object
+) -> float:
+    policy, _ = toy_policy(config, dtype=torch.float64, prediction_type=kind, **options)
     unit, weight_B = prepare(policy.transitions)
     truth = true_gradient(policy, unit, weight_B)
     assert truth.norm() > 1e-2
@@ -94,8 +110,23 @@ def test_score_gradient_is_the_true_gradient(config: PolicyConfig, kind: str, qu
     assert relative_error(config, quadrature, kind) < LIMIT
 
 
+@pytest.mark.parametrize("case", COMBINATIONS, ids=lambda c: "-".join(map(str, c[:5])))
+def test_score_gradient_of_every_setting(case: tuple, quadrature) -> None:
+    solver_type, last_step, spacing, landing, kind, schedule = case
+    config = PolicyConfig(
+        steps=4 if last_step == "frozen" else 3,
+        solver_type=solver_type,
+        last_step=last_step,
+        spacing=spacing,
+        landing=landing,
+        log_prob="sum",
+    )
+    assert relative_error(config, quadrature, kind, schedule=schedule) < LIMIT
+
+
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
 @pytest.mark.parametrize("last_step", ["frozen", "stop"])
-def test_control_history_as_a_constant_is_biased(last_step: str, quadrature, monkeypatch) -> None:
+def test_control_history_as_a_constant_is_biased(last_step: str, solver_type, quadrature, monkeypatch) -> None:
     def means_with_constant_history(self, predict, latents_BTFD: Tensor) -> Tensor:
         means, x0_prev = [], None
         for k in range(self.transitions):
@@ -105,12 +136,13 @@ def test_control_history_as_a_constant_is_biased(last_step: str, quadrature, mon
         return torch.stack(means, dim=1)
 
     monkeypatch.setattr(DiffusionPolicy, "_means", means_with_constant_history)
-    config = PolicyConfig(steps=4 if last_step == "frozen" else 3, order=2, last_step=last_step, log_prob="sum")
+    steps = 4 if last_step == "frozen" else 3
+    config = PolicyConfig(steps=steps, solver_type=solver_type, last_step=last_step, log_prob="sum")
     assert relative_error(config, quadrature, "sample") > 100 * LIMIT
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_control_a_last_call_with_the_adapter_on_is_biased(order: int, quadrature, monkeypatch) -> None:
+@pytest.mark.parametrize(("order", "solver_type"), [(1, "midpoint"), (2, "midpoint"), (2, "heun")])
+def test_control_a_last_call_with_the_adapter_on_is_biased(order, solver_type, quadrature, monkeypatch) -> None:
     monkeypatch.setattr(DiffusionPolicy, "_adapter_off", lambda self: nullcontext())
-    config = PolicyConfig(steps=4, order=order, last_step="frozen", log_prob="sum")
+    config = PolicyConfig(steps=4, order=order, solver_type=solver_type, last_step="frozen", log_prob="sum")
     assert relative_error(config, quadrature, "sample") > 100 * LIMIT

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rl_motion.algorithms import ALGORITHMS, group_advantages
+from rl_motion.algorithms.kl import adapted_kl_weight
 from rl_motion.config import AlgorithmConfig, PolicyConfig, RunFault
 from rl_motion.protocols import Algorithm
 from rl_motion.types import Experience
@@ -102,3 +103,46 @@ def test_zero_advantages_give_zero_loss_and_finite_metrics() -> None:
     loss, metrics = ALGORITHMS["ddpo"](config).loss(policy, experience)
     assert loss.item() == 0.0
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(2.0, 1.02), (1.1, 1.01), (1.0, 1.0), (0.95, 0.995), (0.0, 0.98)])
+def test_the_kl_controller_is_that_of_the_paper(kl: float, factor: float) -> None:
+    """1 + 0.1 clip(kl / target - 1, -0.2, 0.2), whatever the unit."""
+    assert adapted_kl_weight(0.3, kl, 1.0) == pytest.approx(0.3 * factor)
+    assert adapted_kl_weight(0.3, 1e-4 * kl, 1e-4) == pytest.approx(0.3 * factor)
+
+
+def test_the_kl_weight_goes_to_where_the_target_is_met() -> None:
+    """A system whose KL is 1 / weight: from either side the weight ends at 1 / target."""
+    for start in (0.01, 50.0):
+        weight = start
+        for _ in range(1000):
+            weight = adapted_kl_weight(weight, 1.0 / weight, 0.5)
+        assert weight == pytest.approx(2.0, rel=1e-6)
+
+
+def test_the_loss_takes_the_weight_that_the_controller_reached() -> None:
+    policy, _ = toy_policy(PolicyConfig(steps=4))
+    config = AlgorithmConfig(kl_weight=0.5, kl_target=1e-9)
+    experience = experience_of(policy, config)
+    adaptive = ALGORITHMS["ddpo"](config)
+    before, metrics = adaptive.loss(policy, experience)
+    assert metrics["policy/kl_weight"] == 0.5
+    adaptive.adapt(metrics)
+    after, metrics = adaptive.loss(policy, experience)
+    assert metrics["policy/kl_weight"] == pytest.approx(0.51)
+    wanted = [AlgorithmConfig(kl_weight=weight) for weight in (0.5, metrics["policy/kl_weight"])]
+    for got, fixed in zip((before, after), wanted, strict=True):
+        assert got.item() == ALGORITHMS["ddpo"](fixed).loss(policy, experience)[0].item()
+    assert after.item() > before.item()
+
+
+def test_control_without_a_target_the_weight_stays() -> None:
+    policy, _ = toy_policy(PolicyConfig(steps=4))
+    config = AlgorithmConfig(kl_weight=0.5)
+    fixed = ALGORITHMS["ddpo"](config)
+    loss, metrics = fixed.loss(policy, experience_of(policy, config))
+    fixed.adapt(metrics)
+    assert "policy/kl_weight" not in metrics
+    assert fixed.state == {}
+    assert fixed.loss(policy, experience_of(policy, config))[0].item() == loss.item()

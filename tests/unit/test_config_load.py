@@ -50,8 +50,14 @@ def test_dump_reads_back_equal(tmp_path: Path) -> None:
         ("name: a\nruntime: {backend: slurm}\n", ["runtime.backend", "'slurm'", "'local' or 'ray'"]),
         ("name: ../../etc\n", ["name", "../../etc"]),
         ("name: a/b\n", ["name"]),
+        ("name: a\npolicy: {landing: 1.5}\n", ["policy.landing", "got 1.5", "sigma_min or a sigma between 0"]),
         ("train: {}\n", ["no 'name'"]),
         ("name: a\ntrain: {prompts_per_iteration: 10, prompts_per_unit: 3}\n", ["divides"]),
+        ("name: a\ntrain: {ema_decay: 1.0}\n", ["train.ema_decay", "less than 1"]),
+        ("name: a\nalgorithm: {advantages: rank}\n", ["algorithm.advantages", "'running'"]),
+        ("name: a\nalgorithm: {kl_target: 0.1}\n", ["kl_weight=0", "set algorithm.kl_weight"]),
+        ("name: a\nalgorithm: {advantage_min_count: 17}\n", ["advantage_min_count=17", "the buffer can reach"]),
+        ("name: a\nalgorithm: {advantages: leave_one_out, advantage_shrinkage: 0.5}\n", ["drop the shrinkage"]),
     ],
 )
 def test_mistakes_teach(tmp_path: Path, text: str | bytes, words: list[str]) -> None:

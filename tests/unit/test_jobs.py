@@ -52,6 +52,13 @@ def test_a_script_explains_itself(name, root):
         assert words in plain(ended.output)
 
 
+def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
+    from rl_motion.config.load import load_job
+
+    jobs = [load_job("demo", sets) for sets in load(root, "ablate").VARIANTS.values()]
+    assert all(one != other for number, one in enumerate(jobs) for other in jobs[:number])
+
+
 @pytest.mark.parametrize(
     ("command", "options"),
     [

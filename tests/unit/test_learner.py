@@ -24,6 +24,13 @@ def make(**options: object) -> tuple[DiffusionPolicy, Learner]:
     return policy, Learner(policy, DDPO(SETTINGS), TrainConfig(learning_rate=2e-2))
 
 
+def make_with_all(**options: object) -> tuple[DiffusionPolicy, Learner]:
+    """Everything that a learner may carry beside adapter and moments."""
+    policy, _ = toy_policy(PolicyConfig(steps=5), features=2, **options)  # type: ignore[arg-type]
+    algorithm = DDPO(SETTINGS.model_copy(update={"kl_target": 1e-4}))
+    return policy, Learner(policy, algorithm, TrainConfig(learning_rate=2e-2, ema_decay=0.8))
+
+
 def sample(policy: DiffusionPolicy, iteration: int) -> tuple[list[Experience], float]:
     batch, rewards = [], []
     for index in range(2):
@@ -68,6 +75,72 @@ def test_control_resume_without_the_moments_differs() -> None:
     assert not same(train(policy, learner, range(2, 4)), train(*make(), range(4)))
 
 
+@pytest.mark.parametrize("lost", ["", "ema/", "algorithm/kl_weight"])
+def test_average_and_kl_weight_go_on_bit_for_bit(lost: str, tmp_path: Path) -> None:
+    """And the control: whichever of them starts anew, the bits differ."""
+    whole = train(*make_with_all(), range(4))
+    fresh = make_with_all()[1].state_dict_tensors()
+    saved = train(*make_with_all(), range(2))
+    broken = {name: fresh[name] if lost and name.startswith(lost) else tensor for name, tensor in saved.items()}
+    save_file(broken, tmp_path / "learner.safetensors")
+    policy, learner = make_with_all(adapter_scale=0.1)
+    learner.load_state_dict_tensors(load_file(tmp_path / "learner.safetensors"))
+    assert same(train(policy, learner, range(2, 4)), whole) == (not lost)
+
+
+def test_without_options_the_state_has_the_names_it_always_had() -> None:
+    kinds = {name.partition("/")[0] for name in train(*make(), range(1))}
+    assert kinds == {"adapter", "adam_mean", "adam_square", "adam_step"}
+
+
+def test_published_is_the_average_of_what_was_committed() -> None:
+    policy, learner = make_with_all()
+    want = {name: tensor.double() for name, tensor in policy.adapter_state().items()}
+    for iteration in range(4):
+        learner.step(sample(policy, iteration)[0])
+        raw = policy.adapter_state()
+        want = {name: 0.8 * mean + 0.2 * raw[name].double() for name, mean in want.items()}
+        with learner.published():
+            found = policy.adapter_state()
+        assert same(policy.adapter_state(), raw)
+        for name, mean in want.items():
+            assert found[name].dtype == raw[name].dtype
+            torch.testing.assert_close(found[name].double(), mean, rtol=1e-7, atol=0)
+        assert not same(found, raw)
+
+
+def test_the_average_changes_nothing_but_what_is_published() -> None:
+    plain, averaged = (
+        (policy, Learner(policy, DDPO(SETTINGS), TrainConfig(learning_rate=2e-2, ema_decay=decay)))
+        for decay in (None, 0.8)
+        for policy in [toy_policy(PolicyConfig(steps=5), features=2)[0]]
+    )
+    found = train(*averaged, range(3))
+    assert same({name: t for name, t in found.items() if not name.startswith("ema/")}, train(*plain, range(3)))
+    with plain[1].published():
+        assert same(plain[0].adapter_state(), averaged[0].adapter_state())
+
+
+def test_the_adapter_comes_back_when_publishing_fails() -> None:
+    policy, learner = make_with_all()
+    learner.step(sample(policy, 0)[0])
+    raw = policy.adapter_state()
+    with pytest.raises(OSError, match="full"), learner.published():
+        raise OSError("disk full")
+    assert same(policy.adapter_state(), raw)
+
+
+def test_the_kl_weight_follows_the_iteration_s_mean_kl() -> None:
+    policy, learner = make_with_all()
+    weight = 0.01
+    for iteration in range(3):
+        metrics = learner.step(sample(policy, iteration)[0])
+        assert metrics["policy/kl_weight"] == pytest.approx(weight)
+        weight *= 1.0 + 0.1 * min(max(metrics["policy/kl"] / 1e-4 - 1.0, -0.2), 0.2)
+        assert float(learner.state_dict_tensors()["algorithm/kl_weight"]) == pytest.approx(weight)
+    assert weight > 0.01
+
+
 def test_units_may_arrive_in_any_order() -> None:
     results = []
     for turn in (1, -1):
@@ -110,7 +183,7 @@ def test_first_step_audits_every_unit_and_changes_nothing_on_failure() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_unchanged() -> None:
-    policy, learner = make()
+    policy, learner = make_with_all()
     batch, _ = sample(policy, 3)
     before = learner.state_dict_tensors()
     advantage_B = torch.full((24,), torch.nan)

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rl_motion.config import ScheduleConfig
+from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.layers import Attention, LayerConfig
-from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser, MotionSpace
+from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.protocols import Denoiser
 from rl_motion.types import Normalisation, Representation
 

@@ -123,3 +123,16 @@ def test_clip_gives_its_projected_text_embedding(directory, tmp_path):
     with torch.no_grad():
         want = clip(input_ids=ids).text_embeds
     torch.testing.assert_close(encoder.pooled(["a person waves"]), want)
+    # Padded with id 0 to the model's maximum, as CLIP's own code does; no token sees the padding behind it.
+    hidden_BLC, length_B = encoder.tokens(["a person waves", "waves"])
+    padded_BLC = encoder.padded_tokens(["a person waves", "waves"])
+    assert padded_BLC.shape == (2, 10, 16)
+    for hidden_LC, padded_LC, length in zip(hidden_BLC, padded_BLC, length_B.tolist(), strict=True):
+        torch.testing.assert_close(padded_LC[:length], hidden_LC[:length])
+    with torch.no_grad():
+        want = clip(input_ids=torch.cat([ids, torch.zeros(1, 10 - ids.shape[1], dtype=torch.int64)], dim=1))
+        other = clip(input_ids=torch.cat([ids, torch.ones(1, 10 - ids.shape[1], dtype=torch.int64)], dim=1))
+    torch.testing.assert_close(padded_BLC[0], want.last_hidden_state[0])
+    assert (padded_BLC[0] - other.last_hidden_state[0]).abs().max() > 1e-3  # negative control: another padding id
+    with pytest.raises(ValueError, match="want at most 10"):
+        encoder.padded_tokens(["a person waves " * 10])

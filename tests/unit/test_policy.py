@@ -19,8 +19,15 @@ from rl_motion.types import Prompt, Unit
 from tests.toy_policy import ToyDenoiser, toy_policy, toy_unit
 
 SETTINGS = [
-    PolicyConfig(order=order, last_step=last_step, spacing=spacing, guidance_scale=scale, log_prob=log_prob)
-    for order in (1, 2)
+    PolicyConfig(
+        order=order,
+        solver_type=solver_type,
+        last_step=last_step,
+        spacing=spacing,
+        guidance_scale=scale,
+        log_prob=log_prob,
+    )
+    for order, solver_type in ((1, "midpoint"), (2, "midpoint"), (2, "heun"))
     for last_step in ("frozen", "stop")
     for spacing, scale, log_prob in (("trailing", 1.0, "mean"), ("linspace", 2.5, "sum"))
 ]
@@ -64,8 +71,8 @@ def test_seams_are_met() -> None:
     assert isinstance(policy, MotionPolicy)
 
 
-@pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.order}-{c.last_step}-{c.spacing}")
-@pytest.mark.parametrize("kind", ["sample", "epsilon"])
+@pytest.mark.parametrize("config", SETTINGS, ids=lambda c: f"{c.order}-{c.solver_type}-{c.last_step}-{c.spacing}")
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
 def test_replay_reproduces_every_log_prob_bit_for_bit(config: PolicyConfig, kind: str) -> None:
     policy, _ = toy_policy(config, features=3, prediction_type=kind)
     trajectory = policy.rollout(toy_unit())
@@ -254,6 +261,19 @@ def test_landing_is_reported() -> None:
     assert stop.landing == pytest.approx({"policy/landing_sigma": 0.0418, "policy/landing_snr_weight": 536.4}, rel=1e-3)
 
 
+@pytest.mark.parametrize("last_step", ["frozen", "stop"])
+def test_landing_is_where_it_is_told(last_step: str) -> None:
+    """K calls wherever it lands; the nearer to zero, the larger the last transition's weight."""
+    weights = []
+    for landing, sigma in (("last_timestep", None), (0.1, 0.1), ("sigma_min", 0.0418)):
+        policy, denoiser = toy_policy(PolicyConfig(steps=6, landing=landing, last_step=last_step))
+        audit(policy, policy.rollout(toy_unit()))
+        assert denoiser.calls == 6 + policy.transitions  # rollout and the audit's replay
+        assert sigma is None or policy.landing["policy/landing_sigma"] == pytest.approx(sigma, abs=1e-4)
+        weights.append(policy.landing["policy/landing_snr_weight"])
+    assert weights == sorted(weights)
+
+
 def test_a_base_policy_needs_no_adapter() -> None:
     policy = DiffusionPolicy(ToyDenoiser(), PolicyConfig())
     trajectory = policy.rollout(toy_unit())
@@ -270,6 +290,8 @@ def test_a_base_policy_needs_no_adapter() -> None:
         (100, PolicyConfig(steps=29), "different noise levels"),  # arange's rounding gives 30 timesteps
         (50, PolicyConfig(steps=50, last_step="stop"), "different noise levels"),  # visits timestep 0 already
         (50, PolicyConfig(steps=1), "no stochastic transition"),
+        (50, PolicyConfig(spacing="karras"), "different timesteps"),  # [49, 48, 48, 48, ...]
+        (50, PolicyConfig(landing=0.3), "another landing"),  # noisier than the call before it
     ],
 )
 def test_settings_without_valid_levels_are_refused(timesteps: int, config: PolicyConfig, words: str) -> None:
@@ -278,7 +300,8 @@ def test_settings_without_valid_levels_are_refused(timesteps: int, config: Polic
 
 
 def test_schedule_hash_tells_policies_apart_and_guards_replay() -> None:
-    configs = [PolicyConfig(), PolicyConfig(order=1), PolicyConfig(steps=9), PolicyConfig(guidance_scale=2.0)]
+    changes = [{}, {"order": 1}, {"steps": 9}, {"guidance_scale": 2.0}, {"solver_type": "heun"}, {"landing": 0.1}]
+    configs = [PolicyConfig(**change) for change in changes]
     policies = [toy_policy(config)[0] for config in configs]
     assert len({policy.schedule_hash for policy in policies}) == len(configs)
     assert toy_policy(PolicyConfig())[0].schedule_hash == policies[0].schedule_hash

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from rl_motion.config import ScheduleConfig, UserError
 from rl_motion.models import zoo
-from rl_motion.models.mdm import MDM, MDMConfig, MotionSpace
+from rl_motion.models.denoiser import MotionSpace
+from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
 from rl_motion.models.zoo import (

@@ -1,0 +1,60 @@
+"""What every reward shares: how a job comes to it, and what all of them refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rl_motion.config import UserError
+from rl_motion.protocols import Reward
+from rl_motion.types import MotionForm, Motions, Normalisation, Prompt, Representation
+
+HUMANML3D_UNNORMALISED = frozenset({MotionForm(Representation.HUMANML3D_263, Normalisation.NONE)})
+"""What every packaged reward accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A reward that a job may name: what can be asked before it is made, and how to make it.
+
+    `load` needs no arguments and runs on the worker that scores. `checkpoint`: the packaged weights that it reads.
+    `contrasts`: it compares a motion's prompt with the others of the unit, so that a unit needs two.
+    """
+
+    load: Callable[[], Reward]
+    accepts: frozenset[MotionForm]
+    checkpoint: str | None = None
+    contrasts: bool = False
+
+    def __call__(self) -> Reward:
+        """Make it."""
+        return self.load()
+
+
+def refuse_misread(name: str, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None) -> None:
+    """Refuse what a reward of clean un-normalised HumanML3D motion would misread.
+
+    Raises:
+        UserError: another form, noisy motions, or rows that do not match prompts.
+    """
+    if motions.form not in HUMANML3D_UNNORMALISED:
+        raise UserError(
+            f"got motion as {motions.form}; reward {name!r} wants {forms(HUMANML3D_UNNORMALISED)}; pass what the "
+            "denoiser's `decode` returns, or choose a reward that accepts it"
+        )
+    if noise_level_B is not None:
+        raise UserError(
+            f"got motions with a noise level; reward {name!r} wants clean motions; score the decoded x0 instead"
+        )
+    if len(prompts) != motions.features_BFD.shape[0]:
+        raise UserError(
+            f"got {motions.features_BFD.shape[0]} motions and {len(prompts)} prompts; want one prompt "
+            "per row; pass `unit.row_prompts`"
+        )
+
+
+def forms(accepted: frozenset[MotionForm]) -> str:
+    """What a reward accepts, in words."""
+    return " or ".join(sorted(map(str, accepted)))
