@@ -3,6 +3,9 @@
 Legend: B batch, F frames, D features.
 """
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +37,7 @@ class MotionSpace:
     representation: Representation = Representation.HUMANML3D_263
 
 
-class MotionDenoiser(nn.Module):
+class MotionDenoiser(nn.Module, ABC):
     """A network that predicts x0 as a `Denoiser` (rl_motion.protocols); a subclass says how texts condition it.
 
     `network` is what LoRA attaches to: `network(x_BFD, t_B, condition, length_B)`, its `config` with `features`
@@ -64,13 +67,13 @@ class MotionDenoiser(nn.Module):
         self.register_buffer("mean_D", space.mean_D.detach().clone())
         self.register_buffer("std_D", space.std_D.detach().clone())
 
+    @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Any:
         """The condition of these texts, one row each, on the model's device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def null_condition(self, batch: int) -> Any:
         """The condition of the unconditional half of guidance."""
-        raise NotImplementedError
 
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
         """Predict x0 [B, F, D] (normalised) from the noisy motion and a condition of this model's own form."""

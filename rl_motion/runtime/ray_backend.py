@@ -346,12 +346,24 @@ def _get(ref: Any) -> Any:
     except exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, _SYSTEM_ERRORS):
-            raise SystemFault(cause) from None
+            raise _fault(cause) from None
         if isinstance(cause, UserError | RunFault):
             raise cause from None
         raise
     except _SYSTEM_ERRORS as error:
-        raise SystemFault(error) from None
+        raise _fault(error) from None
+
+
+def _fault(error: BaseException) -> RunFault:
+    """What a system error means for the run: an actor that could not even be made would fail again."""
+    if not (isinstance(error, exceptions.RayActorError) and error.actor_init_failed):
+        return SystemFault(error)
+    _log.error("a worker could not be made: %s", error)
+    reason = str(error).strip().splitlines()[-1]
+    return RunFault(
+        f"got {reason!r} where a worker was made; want this code and its packages on every node; install them there, "
+        "or start from the directory that the workers' code lies in, then resume the run"
+    )
 
 
 def _any_of(refs: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +19,16 @@ def _end_ray() -> Iterator[None]:
 
 @pytest.fixture
 def ray_cluster(_end_ray: None) -> None:
-    """A cluster of this process, which `connect` finds and joins; started where no test left one."""
+    """A cluster of this process, which `connect` finds and joins; started where no test left one.
+
+    It starts in the checkout, wherever a test works, since workers import the tests' toys.
+    """
     import ray
 
     if not ray.is_initialized():
         options = {"log_to_driver": False, "logging_level": "ERROR"}
-        ray.init(address="local", num_cpus=2, include_dashboard=False, **options)
+        with contextlib.chdir(Path(__file__).parents[2]):
+            ray.init(address="local", num_cpus=2, include_dashboard=False, **options)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault
-from rl_motion.runtime import frontend
+from rl_motion.runtime import frontend, ray_backend
 from tests import fakes
 from tests.fakes import result, rows, toy_job
 
@@ -129,3 +130,28 @@ class TestRay:
             assert [scored.total_B.tolist() for scored in backend.score(held)] == before
         finally:
             backend.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_cannot_be_made_says_why_at_once_and_one_that_dies_is_replaced() -> None:
+    """The first would fail on every node alike; the second, the control, is the machines' fault."""
+    import ray
+
+    class Worker:
+        def __init__(self, broken: bool) -> None:
+            if broken:
+                raise ImportError("no module called motion_of_mine")
+
+        def prepare(self) -> None:
+            time.sleep(60)
+
+    made = ray.remote(Worker).options(num_cpus=0)
+    with pytest.raises(RunFault, match=r"got .*no module called motion_of_mine.*; want .*resume") as refused:
+        ray_backend._get(made.remote(True).prepare.remote())
+    assert not isinstance(refused.value, ray_backend.SystemFault)
+    actor = made.remote(False)
+    waiting = actor.prepare.remote()
+    ray.kill(actor)
+    with pytest.raises(ray_backend.SystemFault):
+        ray_backend._get(waiting)
