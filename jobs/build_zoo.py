@@ -38,7 +38,7 @@ from rl_motion.motion.features import FEET
 
 app = typer.Typer(add_completion=False, help=__doc__)
 TEXT = "text-embedded"
-CLIPS = 12_000
+CLIPS = 18_000
 """Motions per split in pretraining."""
 SCHEDULE = ScheduleConfig(betas="linear", timesteps=1000)
 """Of the denoisers. Five of ten steps lie where the signal is below 3 % of the noise; there a body chooses which way it
@@ -104,7 +104,7 @@ class _Data:
 
 
 @app.command()
-def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
+def tmr(zoo: Zoo = ZOO, steps: int = 5000, seed: int = 0) -> None:
     """The reward: TMR on the motion and captions of source/train and target/train."""
     data = _Data(zoo, ["source/train", "target/train"], seed=100 + seed)
     torch.manual_seed(seed)
@@ -123,7 +123,7 @@ def tmr(zoo: Zoo = ZOO, steps: int = 4000, seed: int = 0) -> None:
 
 @app.command()
 def denoiser(
-    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 1, steps: int = 18000, upper_bound: bool = False
+    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 1, steps: int = 20000, upper_bound: bool = False
 ) -> None:
     """A base denoiser on source/train; `--upper-bound`: on target/train too."""
     names = ["source/train", "target/train"] if upper_bound else ["source/train"]

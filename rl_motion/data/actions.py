@@ -1,26 +1,18 @@
-"""The embedded world's mover: parametric articulated motion for every claim, 22 joints at 20 fps.
+"""The embedded world's mover: parametric articulated motion for every claim. Facing +Z, left is +X, Y is up.
 
-Facing +Z, left is +X, Y is up; joint angles in radians; the rest pose stands with hanging arms.
+One function per action sets joint angles and the root's path; a style is laid over the limbs that it leaves free.
 Legend: F frames, J joints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl_motion.data.grammar import Claim
-from rl_motion.motion.skeleton import STANDING_OFFSETS_J3, fk_local
+from rl_motion.data.pose import ANKLE, ELBOW, FPS, HIP, KNEE, NECK, OUT, SHOULDER, SPINE, Array, Pose
 
-FPS = 20.0
-Array = NDArray[np.float64]
-HIP, KNEE, ANKLE = {"left": 1, "right": 2}, {"left": 4, "right": 5}, {"left": 7, "right": 8}
-SHOULDER, ELBOW = {"left": 16, "right": 17}, {"left": 18, "right": 19}
-OUT = {"left": 1.0, "right": -1.0}
-SPINE, NECK = (3, 6, 9), 12
 PERIOD = {"slow": 0.72, "": 0.46}
 """Seconds of one repetition."""
 TURN_SECONDS = {"slow": 1.55, "": 1.08, "fast": 0.62}
@@ -28,47 +20,9 @@ SIT_SECONDS = {"slow": 1.64, "": 1.05, "fast": 0.55}
 WALK_MPS = {"slow": 0.5, "": 1.0, "fast": 1.55}
 RUN_MPS = {"slow": 2.2, "": 2.8, "fast": 3.4}
 SIDESTEP_MPS = {"slow": 0.32, "": 0.6, "fast": 1.0}
-
-
-@dataclass
-class Pose:
-    """A motion while it is authored: angles about X, Y and Z per joint, root path, height above the floor."""
-
-    t_F: Array
-    rng: np.random.Generator
-    angle_FJ3: Array = field(init=False)
-    x_F: Array = field(init=False)
-    z_F: Array = field(init=False)
-    yaw_F: Array = field(init=False)
-    air_F: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start still, standing at the origin."""
-        frames = len(self.t_F)
-        self.angle_FJ3 = np.zeros((frames, 22, 3))
-        self.x_F, self.z_F, self.yaw_F, self.air_F = (np.zeros(frames) for _ in range(4))
-
-    def add(self, joint: int, axis: int, value: Array | float) -> None:
-        """Add an angle about an axis (0 X, 1 Y, 2 Z) to a joint."""
-        self.angle_FJ3[:, joint, axis] += value
-
-    def vary(self, centre: float, spread: float) -> float:
-        """`centre` up to a relative uniform spread."""
-        return float(centre * (1 + spread * self.rng.uniform(-1, 1)))
-
-    def start(self) -> float:
-        """Seconds before the action begins."""
-        return float(self.rng.uniform(0.05, 0.15))
-
-    def ramp(self, start: float, seconds: float) -> Array:
-        """0 to 1, smoothly, from `start` on."""
-        u = np.clip((self.t_F - start) / seconds, 0, 1)
-        return u * u * (3 - 2 * u)
-
-    def bumps(self, start: float, period: float, count: int) -> Array:
-        """`count` repetitions of 0 -> 1 -> 0, each `period` seconds long."""
-        u = np.clip((self.t_F - start) / period, 0, count)
-        return np.sin(np.pi * u) ** 2
+SNEAK_MPS = {"slow": 0.35, "": 0.8}
+MARCH_SECONDS = {"slow": 1.3, "": 0.92, "fast": 0.66}
+"""Of two steps."""
 
 
 def _turn(pose: Pose, side: str, radians: float, speed: str) -> None:
@@ -267,32 +221,111 @@ def _raise(pose: Pose, claim: Claim) -> None:
     pose.add(SHOULDER[side], 2 if outward else 0, (OUT[side] if outward else -1.0) * lift * up)
 
 
+def _clap(pose: Pose, claim: Claim) -> None:
+    together = pose.bumps(pose.start(), pose.vary(PERIOD[claim.speed], 0.05), claim.count)
+    forward, apart, inward = pose.vary(1.15, 0.06), pose.vary(0.5, 0.1), pose.vary(0.82, 0.04)
+    ready = pose.ramp(-0.3, 0.3)
+    for side in ("left", "right"):
+        pose.add(SHOULDER[side], 0, -forward * ready)
+        pose.add(SHOULDER[side], 1, OUT[side] * (apart - (apart + inward - 0.3) * together) * ready)
+        pose.add(ELBOW[side], 0, -0.35 * ready)
+
+
+def _reach(pose: Pose, claim: Claim) -> None:
+    out = pose.vary(1.5, 0.05) * pose.bumps(pose.start(), pose.vary(PERIOD[claim.speed], 0.05), claim.count)
+    for side in ("left", "right"):
+        pose.add(SHOULDER[side], 0, -out)
+
+
+def _lean(pose: Pose, claim: Claim) -> None:
+    lean = pose.vary(0.95, 0.06) * pose.bumps(pose.start(), pose.vary(PERIOD[claim.speed], 0.05), claim.count)
+    for joint in SPINE:
+        pose.add(joint, 2, -OUT[claim.side] * lean / 3)
+
+
+def _twist(pose: Pose, claim: Claim) -> None:
+    twist = pose.vary(0.85, 0.08) * pose.bumps(pose.start(), pose.vary(PERIOD[claim.speed], 0.05), claim.count)
+    for joint in SPINE:
+        pose.add(joint, 1, OUT[claim.side] * twist / 3)
+
+
+def _march(pose: Pose, claim: Claim) -> None:
+    cycle = pose.vary(MARCH_SECONDS[claim.speed], 0.05)
+    phase = 2 * np.pi * pose.t_F / cycle + pose.rng.choice([0.0, np.pi])
+    angle, ready = pose.vary(1.25, 0.08), pose.ramp(-0.1, 0.3)
+    for leg, shift in (("left", 0.0), ("right", np.pi)):
+        lift = angle * ready * np.maximum(np.sin(phase + shift), 0)
+        pose.add(HIP[leg], 0, -lift)
+        pose.add(KNEE[leg], 0, 1.2 * lift)
+        pose.add(SHOULDER[leg], 0, 0.3 * ready * np.sin(phase + shift))
+
+
+def _lunge(pose: Pose, claim: Claim) -> None:
+    side, down = _limb(pose, claim)
+    depth = pose.vary(1.25, 0.06) * down
+    other = "right" if side == "left" else "left"
+    pose.add(HIP[side], 0, -depth)
+    pose.add(KNEE[side], 0, 1.1 * depth)
+    pose.add(HIP[other], 0, 0.4 * depth)
+    pose.add(KNEE[other], 0, 0.5 * depth)
+
+
+def _heel(pose: Pose, claim: Claim) -> None:
+    side, up = _limb(pose, claim)
+    pose.add(KNEE[side], 0, pose.vary(1.95, 0.06) * up)
+    pose.add(HIP[side], 0, 0.1 * up)
+
+
+def _sneak(pose: Pose, claim: Claim) -> None:
+    _bent(pose)
+    speed = pose.vary(SNEAK_MPS[claim.speed], 0.08) * (-1 if claim.side == "backward" else 1)
+    _gait(pose, _travel(pose, speed), pose.vary({"slow": 1.2, "": 1.0}[claim.speed], 0.05), 0.4, 0.3)
+
+
 ACTIONS: dict[str, Callable[[Pose, Claim], None]] = {
     "walk": _walk, "run": _run, "jump": _jump, "squat": _squat, "bow": _bow, "jack": _jack,
     "sidestep": _sidestep, "turn": _quarter_turn, "sit": _sit, "arms": _arms, "wave": _wave, "kick": _kick,
     "punch": _punch, "knee": _knee, "raise": _raise, "circle": _circle, "spin": _spin,
+    "clap": _clap, "reach": _reach, "lean": _lean, "twist": _twist, "march": _march, "lunge": _lunge, "heel": _heel,
+    "sneak": _sneak,
 }  # fmt: skip
 
 
-def _rotations(angle_FJ3: Array) -> Array:
-    """Intrinsic Y, X, Z rotations [F, J, 3, 3]."""
-    cx, cy, cz = (np.cos(angle_FJ3[..., a]) for a in range(3))
-    sx, sy, sz = (np.sin(angle_FJ3[..., a]) for a in range(3))
-    rows = [
-        [cy * cz + sy * sx * sz, -cy * sz + sy * sx * cz, sy * cx],
-        [cx * sz, cx * cz, -sx],
-        [-sy * cz + cy * sx * sz, sy * sz + cy * sx * cz, cy * cx],
-    ]
-    return np.stack([np.stack(row, -1) for row in rows], -2)
+def _wings(pose: Pose) -> None:
+    """Both arms held out to the sides."""
+    for side in ("left", "right"):
+        pose.set(SHOULDER[side], (0.0, 0.0, OUT[side] * pose.vary(1.5, 0.06)))
+        pose.set(ELBOW[side], (0.0, 0.0, 0.0))
+
+
+def _hips(pose: Pose) -> None:
+    """Hands on the hips, elbows out."""
+    for side in ("left", "right"):
+        pose.set(SHOULDER[side], (0.12, 0.0, OUT[side] * pose.vary(0.8, 0.06)))
+        pose.set(ELBOW[side], (0.0, 0.0, -OUT[side] * pose.vary(1.65, 0.05)))
+
+
+def _bent(pose: Pose) -> None:
+    """Knees bent all the time; the ankles keep the feet flat."""
+    bend = pose.vary(0.68, 0.06)
+    for leg in ("left", "right"):
+        pose.add(HIP[leg], 0, -bend)
+        pose.add(KNEE[leg], 0, 2 * bend)
+        pose.add(ANKLE[leg], 0, -bend)
+
+
+STYLES: dict[str, Callable[[Pose], None]] = {"wings": _wings, "hips": _hips, "bent": _bent}
 
 
 def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
     """Joints [F, 22, 3] in metres of one motion that does what the claim says.
 
-    Style, timing and what the claim leaves open vary with `rng`.
+    Timing, size and what the claim leaves open vary with `rng`.
     """
     pose = Pose(np.arange(frames) / FPS, rng)
     ACTIONS[claim.action](pose, claim)
+    if claim.style:
+        STYLES[claim.style](pose)
     pose.add(NECK, 0, {"": 0.0, "down": 0.65, "up": -0.65}[claim.gaze] * pose.vary(1.0, 0.12))
     # A person is never quite symmetric nor quite still.
     pose.angle_FJ3 += rng.normal(0, 0.03, (1, 22, 3))
@@ -301,11 +334,4 @@ def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
     for side in ("left", "right"):
         pose.add(SHOULDER[side], 2, OUT[side] * pose.vary(0.15, 0.5))
         pose.add(ELBOW[side], 0, -pose.vary(0.2, 0.5))
-    pose.angle_FJ3[:, 0, 1] += pose.yaw_F
-    root_F3 = np.stack([pose.x_F, np.zeros(frames), pose.z_F], -1)
-    joints_FJ3 = np.asarray(
-        fk_local(root_F3, _rotations(pose.angle_FJ3), np.asarray(STANDING_OFFSETS_J3, float)), float
-    )
-    floor_F = joints_FJ3[:, [7, 8, 10, 11], 1].min(1)
-    joints_FJ3[..., 1] += (pose.air_F - floor_F)[:, None]
-    return joints_FJ3
+    return pose.joints()

@@ -39,7 +39,7 @@ def _digest(*parts: object) -> int:
 
 def _pairs(claim: Claim) -> set[tuple[object, ...]]:
     """What train must keep so that this claim can be composed: each pair of its values."""
-    parts = {"side": claim.side, "count": claim.count, "speed": claim.speed, "extent": claim.extent, "gaze": claim.gaze}
+    parts = {name: getattr(claim, name) for name in ("side", "count", "speed", "extent", "gaze", "style")}
     return {((a, parts[a]), (b, parts[b])) for a, b in combinations(parts, 2)}
 
 

@@ -1,6 +1,6 @@
 """What the embedded world can be asked to do, and the captions that ask for it.
 
-A `Claim` is one combination of action, side, count, speed, extent and gaze; `render` words it, with paraphrases.
+A `Claim` is one combination of action, side, count, speed, extent, gaze and style; `render` words it, with paraphrases.
 Source claims leave open which side the actions in `COARSE` use; target claims always name it. That is the gap
 post-training closes from captions alone.
 """
@@ -20,7 +20,7 @@ class Claim:
 
     side: left | right | forward | backward | up | clockwise | counterclockwise; count: 1-3;
     speed: slow | fast; extent: small | large (circles), half | full (spins),
-    low | high (seats); gaze: down | up.
+    low | high (seats); gaze: down | up; style: wings (arms spread) | hips (hands on them) | bent (knees).
     """
 
     action: str
@@ -29,11 +29,12 @@ class Claim:
     speed: str = ""
     extent: str = ""
     gaze: str = ""
+    style: str = ""
 
     @property
     def key(self) -> str:
         """Stable name of the combination."""
-        parts = (self.action, self.side, self.count, self.speed, self.extent, self.gaze)
+        parts = (self.action, self.side, self.count, self.speed, self.extent, self.gaze, self.style)
         return "/".join(str(part or "-") for part in parts)
 
 
@@ -55,8 +56,16 @@ VERBS: dict[str, tuple[str, ...]] = {
     "raise": ("raises an arm", "lifts an arm up", "puts an arm up"),
     "circle": ("walks in a circle", "walks around in a circle", "goes around in a circle"),
     "spin": ("spins around", "rotates on the spot", "twirls in place"),
+    "clap": ("claps", "is clapping", "claps the hands"),
+    "reach": ("reaches out with both hands", "stretches both arms out in front", "reaches out in front"),
+    "lean": ("leans over", "tilts the body", "leans the upper body"),
+    "twist": ("twists the upper body", "twists at the waist", "twists the torso"),
+    "march": ("marches in place", "is marching in place", "steps in place"),
+    "lunge": ("lunges", "does a lunge", "steps into a lunge"),
+    "heel": ("brings a heel up behind", "lifts a foot behind", "curls a leg behind"),
+    "sneak": ("sneaks", "is sneaking", "creeps"),
 }
-COARSE = ("wave", "kick", "punch", "knee", "raise", "circle", "spin")
+COARSE = ("wave", "kick", "punch", "knee", "raise", "circle", "spin", "lunge", "heel")
 """Actions whose side the source never names and the target always does."""
 
 _SUBJECTS = ("a person", "someone", "a man", "a woman", "the figure", "a human", "the person")
@@ -72,7 +81,9 @@ _DIRECTIONS = {
     "clockwise": ("clockwise", "in a clockwise direction"),
     "counterclockwise": ("counterclockwise", "in a counterclockwise direction", "anticlockwise"),
 }
-_LIMBS = {"wave": "hand", "kick": "leg", "punch": "fist", "knee": "leg", "raise": "arm"}
+_LIMBS = {
+    "wave": "hand", "kick": "leg", "punch": "fist", "knee": "leg", "raise": "arm", "lunge": "leg", "heel": "leg",
+}  # fmt: skip
 _SIZES = {
     "small": ("small", "tight"),
     "large": ("large", "wide"),
@@ -87,12 +98,25 @@ _GAZES = {
     "down": ("looking down", "with the head down", "while looking at the floor"),
     "up": ("looking up", "with the head up", "while looking at the ceiling"),
 }
+_STYLES = {
+    "wings": ("with the arms spread", "with arms like wings", "with outspread arms"),
+    "hips": ("with the hands on the hips", "with hands on hips", "with arms akimbo"),
+    "bent": ("with bent knees", "with the knees bent", "in a low stance"),
+}
+STYLED = {
+    "walk": ("wings", "hips"), "jump": ("hips",), "squat": ("wings",), "bow": ("hips",), "sidestep": ("hips",),
+    "turn": ("wings",), "sit": ("wings",), "arms": ("bent",), "clap": ("bent",), "reach": ("bent",), "lean": ("hips",),
+    "twist": ("wings",), "march": ("hips",), "sneak": ("wings",), "wave": ("bent",), "punch": ("bent",),
+    "raise": ("bent",), "kick": ("hips",), "knee": ("wings",), "lunge": ("wings",), "heel": ("hips",),
+    "circle": ("wings",), "spin": ("wings",),
+}  # fmt: skip
+"""The styles that an action's free limbs can take, with the head ahead and at the ordinary speed."""
 
 
 def _side_words(claim: Claim, rng: Random) -> str:
     if claim.side in _DIRECTIONS:
         return rng.choice(_DIRECTIONS[claim.side])
-    if claim.action in ("turn", "sidestep"):
+    if claim.action in ("turn", "sidestep", "lean", "twist"):
         return rng.choice((f"to the {claim.side}", f"towards the {claim.side}"))
     limb = _LIMBS[claim.action]
     return rng.choice((f"with the {claim.side} {limb}", f"using the {claim.side} {limb}", f"on the {claim.side} side"))
@@ -114,6 +138,8 @@ def render(claim: Claim, rng: Random) -> str:
         tail.append(rng.choice(_SPEEDS[claim.speed]))
     if claim.gaze:
         tail.append(rng.choice(_GAZES[claim.gaze]))
+    if claim.style:
+        tail.append(rng.choice(_STYLES[claim.style]))
     return " ".join([rng.choice(_SUBJECTS), verb, *tail])
 
 
@@ -130,28 +156,37 @@ def source_claims() -> list[Claim]:
     """Every combination that source captions can express."""
     claims = _pace(("forward", "backward"), "walk") + _pace(("", "forward"), "run")
     claims += [Claim("jump", side, n) for side, n in product(("up", "forward"), COUNTS)]
-    claims += [claim for action in ("squat", "bow", "jack", "arms") for claim in _counted(("",), action)]
+    claims += [
+        claim for action in ("squat", "bow", "jack", "arms", "clap", "reach") for claim in _counted(("",), action)
+    ]
+    claims += [Claim(action, side, n) for action, side, n in product(("lean", "twist"), ("left", "right"), COUNTS)]
+    claims += [Claim("sneak", side, 0, speed) for side, speed in product(("forward", "backward"), ("", "slow"))]
     claims += (
-        _pace(("left", "right"), "sidestep")
+        _pace(("",), "march")
+        + _pace(("left", "right"), "sidestep")
         + _pace(("left", "right"), "turn")
         + _pace(("",), "sit", ("", "low"))
         + [Claim("sit", extent="high")]
     )
-    return _gazing(claims + _sided(("",), ("",)))
+    return _varied(claims + _sided(("",), ("",)))
 
 
 def target_claims() -> list[Claim]:
     """Every combination that target captions can express: the coarse actions with their side named."""
-    return _gazing(_sided(("left", "right"), ("clockwise", "counterclockwise")))
+    return _varied(_sided(("left", "right"), ("clockwise", "counterclockwise")))
 
 
-def _gazing(claims: list[Claim]) -> list[Claim]:
-    """Each with every gaze. What is held out then combines parts that were all seen in pairs."""
-    return [replace(claim, gaze=gaze) for claim, gaze in product(claims, ("", "down", "up"))]
+def _varied(claims: list[Claim]) -> list[Claim]:
+    """Each with every gaze or, at the ordinary speed, with its action's styles.
+
+    What is held out then combines parts that were all seen in pairs.
+    """
+    gazing = [replace(claim, gaze=gaze) for claim, gaze in product(claims, ("", "down", "up"))]
+    return gazing + [replace(c, style=style) for c in claims if not c.speed for style in STYLED.get(c.action, ())]
 
 
 def _sided(limbs: tuple[str, ...], rounds: tuple[str, ...]) -> list[Claim]:
-    claims = [claim for action in ("wave", "kick", "punch", "knee", "raise") for claim in _counted(limbs, action)]
+    claims = [claim for action in _LIMBS for claim in _counted(limbs, action)]
     return claims + _pace(rounds, "circle", ("", "small", "large")) + _pace(rounds, "spin", ("half", "full"))
 
 
@@ -159,18 +194,22 @@ _OPPOSITE = {
     "left": "right", "right": "left", "forward": "backward", "backward": "forward",
     "clockwise": "counterclockwise", "counterclockwise": "clockwise", "slow": "fast", "fast": "slow",
     "small": "large", "large": "small", "half": "full", "full": "half", "low": "high", "high": "low",
-    "down": "up", "up": "down",
+    "down": "up", "up": "down", "wings": "hips", "hips": "wings",
 }  # fmt: skip
 
 
 def contradictions(claim: Claim) -> dict[str, Claim]:
-    """Claims of the same world that contradict this one, by kind: side, count, speed, extent, gaze."""
+    """Claims of the same world that contradict this one, by kind: side, count, speed, extent, gaze, style.
+
+    An action knows few styles, at most two: `wings` and `hips` of a walk contradict each other.
+    """
     other = {
         "side": replace(claim, side=_OPPOSITE.get(claim.side, claim.side)),
         "count": replace(claim, count={0: 0, 1: 2, 2: 3, 3: 2}[claim.count]),
         "speed": replace(claim, speed=_OPPOSITE.get(claim.speed, "")),
         "extent": replace(claim, extent=_OPPOSITE.get(claim.extent, "")),
         "gaze": replace(claim, gaze=_OPPOSITE.get(claim.gaze, "")),
+        "style": replace(claim, style=_OPPOSITE.get(claim.style, claim.style)),
     }
     possible = {*source_claims(), *target_claims()}
     return {kind: value for kind, value in other.items() if value != claim and value in possible}

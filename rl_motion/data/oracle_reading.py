@@ -14,17 +14,25 @@ _LEXICON: tuple[tuple[str, str], ...] = (
     ("circle", r"circle"),
     ("spin", r"spins|on the spot$|rotates|twirls"),
     ("turn", r"\bturns\b|quarter turn"),
+    ("reach", r"reaches|stretches"),
+    ("twist", r"twists"),
     ("arms", r"both arms"),
     ("wave", r"wave|waving"),
     ("kick", r"kick"),
     ("punch", r"punch|strikes"),
-    ("knee", r"knee"),
+    ("knee", r"a knee"),
     ("raise", r"(?:raises|lifts|puts) an arm"),
     ("squat", r"squat|crouches"),
     ("bow", r"bow\b|bows|waist"),
     ("sit", r"sits|seat|chair"),
     ("jump", r"jump|hops|leaps"),
     ("run", r"\bruns\b|running|jogs"),
+    ("clap", r"claps|clapping"),
+    ("lean", r"leans|tilts"),
+    ("march", r"marches|marching|steps in place"),
+    ("lunge", r"lunge"),
+    ("heel", r"behind"),
+    ("sneak", r"sneak|creeps"),
     ("walk", r"walks|walking|strolls"),
 )
 _SIDES = (
@@ -38,6 +46,11 @@ _SIDES = (
 _COUNTS = ((1, r"\bonce\b|one time|single time"), (2, r"\btwice\b|two times"), (3, r"three times|thrice"))
 _SPEEDS = (("slow", r"slow|unhurried"), ("fast", r"quick|fast|rapid"))
 _GAZES = (("down", r"looking down|head down|floor"), ("up", r"looking up|head up|ceiling"))
+_STYLES = (
+    ("wings", r"arms spread|\bwings|outspread"),
+    ("hips", r"on the hips|on hips|akimbo"),
+    ("bent", r"bent knees|knees bent|low stance"),
+)
 _EXTENTS = (
     ("small", r"small|tight"),
     ("large", r"large|wide"),
@@ -58,6 +71,7 @@ class Reading:
     speed: str
     extent: str
     gaze: str
+    style: str
 
 
 def read(caption: str) -> Reading:
@@ -81,4 +95,4 @@ def read(caption: str) -> Reading:
         side = side or "up"
     count = next((n for n, pattern in _COUNTS if re.search(pattern, text)), 0)
     extent = first(_EXTENTS) if action in ("circle", "spin", "sit") else ""
-    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES))
+    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES), first(_STYLES))
