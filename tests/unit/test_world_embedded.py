@@ -29,7 +29,7 @@ from rl_motion.motion.features import features_to_joints
 
 SEED = 70_707
 SIDES = ("left", "right", "clockwise")
-PINNED = "bd0fd4f7e1348b8d89a35a1bfa6209da09cd3f461a0eaf9481ebd135bef0f5de"
+PINNED = "0f8d1c30eb4203471c4eca63d2265778e28e529128ab63a5ec8ff5becb7eb258"
 """Of all splits and prompts. The packaged models were trained on this world: a change orphans them."""
 
 
@@ -57,8 +57,8 @@ def test_no_caption_is_in_two_splits():
 
 def test_sizes():
     assert {name: len(claims) for name, claims in splits().items()} == {
-        "source/train": 196, "source/val": 35, "source/test": 60,
-        "target/train": 168, "target/val": 24, "target/test": 48,
+        "source/train": 332, "source/val": 48, "source/test": 101,
+        "target/train": 245, "target/val": 38, "target/test": 69,
     }  # fmt: skip
     for name, claims in splits().items():
         # A few wordings repeat by chance and are listed once.
@@ -74,7 +74,7 @@ def test_every_target_action_has_all_of_its_sides(part):
         assert {c.side for c in splits()[f"target/{part}"] if c.action == action} == want
 
 
-FIELDS = ("side", "count", "speed", "extent", "gaze")
+FIELDS = ("side", "count", "speed", "extent", "gaze", "style")
 
 
 def missing_pairs(made):
@@ -167,7 +167,7 @@ def test_the_source_names_sides_of_coarse_combinations_as_often_as_asked():
     made = {share: clips("source/train", number, SEED, named_sides=share) for share in (0.0, 0.5, 1.0)}
     known = {*splits()["target/train"]}
     nameable = sum(len({o for o in known if replace(o, side="") == c}) == 2 for c in made[0.0].claims)
-    assert nameable > 200
+    assert nameable > 150
     assert named(made[0.0]) == []
     assert made[0.0].captions == clips("source/train", number, SEED).captions
     assert len(named(made[1.0])) == nameable
@@ -256,7 +256,7 @@ def test_the_world_is_the_one_that_the_packaged_models_were_trained_on():
 
 @pytest.mark.parametrize(
     ("split", "pose", "root", "frames"),
-    [("source/train", 0.3541593, 0.009676475, 7653), ("target/train", 0.3541623, 0.010761401, 6547)],
+    [("source/train", 0.3532680, 0.007587401, 12938), ("target/train", 0.3539714, 0.008206250, 9572)],
 )
 def test_the_mover_is_the_one_that_the_packaged_models_were_trained_on(split, pose, root, frames):
     """Mean size of pose and root features over one clip per combination; rounding is far smaller."""

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from rl_motion.data.grammar import COARSE, VERBS, Claim, contradictions, render, source_claims, target_claims
+from rl_motion.data.grammar import COARSE, STYLED, VERBS, Claim, contradictions, render, source_claims, target_claims
 
 SIDE_WORDS = ("left", "right", "clockwise")
 
@@ -14,18 +14,24 @@ def test_combinations_are_distinct_and_name_known_values():
     claims = [*source_claims(), *target_claims()]
     assert len(set(claims)) == len(claims) == len({c.key for c in claims})
     assert {c.action for c in claims} == VERBS.keys()
-    assert len(VERBS) >= 12
+    assert len(VERBS) >= 24
     sides = {"", "left", "right", "forward", "backward", "up", "clockwise", "counterclockwise"}
     for claim in claims:
         assert claim.side in sides
         assert claim.count in (0, 1, 2, 3)
         assert claim.speed in ("", "slow", "fast")
         assert claim.gaze in ("", "down", "up")
+        assert claim.style in ("", "wings", "hips", "bent")
 
 
-def test_every_combination_comes_with_every_gaze():
+def test_every_combination_comes_with_every_gaze_and_its_styles():
     for claims in (source_claims(), target_claims()):
-        assert {replace(c, gaze=gaze) for c in claims for gaze in ("", "down", "up")} == set(claims)
+        plain = [c for c in claims if not c.style and not c.gaze]
+        gazing = {replace(c, gaze=gaze) for c in plain for gaze in ("", "down", "up")}
+        styled = {replace(c, style=style) for c in plain if not c.speed for style in STYLED.get(c.action, ())}
+        assert gazing | styled == set(claims)
+        assert {c.style for c in styled} == {"wings", "hips", "bent"}
+    assert len(STYLED) >= 20
 
 
 def test_the_source_never_names_the_side_of_coarse_actions_and_the_target_always_does():
@@ -52,8 +58,8 @@ def test_captions_are_paraphrased_and_repeatable():
 
 
 def test_a_key_names_every_field():
-    assert Claim("kick", "left", 2, "slow").key == "kick/left/2/slow/-/-"
-    assert Claim("sit").key == "sit/-/-/-/-/-"
+    assert Claim("kick", "left", 2, "slow").key == "kick/left/2/slow/-/-/-"
+    assert Claim("sit").key == "sit/-/-/-/-/-/-"
 
 
 def test_contradictions_are_claims_of_the_world_that_differ_in_one_thing():
