@@ -227,7 +227,7 @@ def overstated(few, kind):
 
 @pytest.mark.parametrize(("kind", "actions"), [("speed", 22), ("gaze", 25), ("style", 23)])
 def test_what_is_unsaid_is_done_the_ordinary_way(few, kind, actions, monkeypatch):
-    """Neither slowly nor fast, head, arms and knees as they are. Counted actions have no fast claims: this tells slow."""
+    """Neither slowly nor fast; head, arms and knees at rest. Counted actions have no fast claims: this tells slow."""
     shares = overstated(few, kind)
     assert len(shares) == actions  # jumps, leans and twists have no speed; runs and jumping jacks no style
     assert min(shares.values()) >= 0.95, shares
@@ -355,7 +355,8 @@ def test_it_reads_every_claim_from_every_wording():
 
 
 FORBIDDEN = (
-    "rl_motion.data.grammar", "rl_motion.data.actions", "rl_motion.data.pose", "rl_motion.data.embedded", "importlib", "__import__",
+    "rl_motion.data.grammar", "rl_motion.data.actions", "rl_motion.data.pose", "rl_motion.data.embedded",
+    "importlib", "__import__",
 )  # fmt: skip
 
 
