@@ -1,6 +1,7 @@
-"""Ablation of what the paper leaves open (alpha, learning rate, clip, advantages ...), on validation combinations.
+"""Ablations on validation combinations: what the paper leaves open, what steadies training, where the policy lands.
 
-    python jobs/ablate.py --out runs/ablation            # resumable; docs/log.md has the first seven
+    python jobs/ablate.py --table stability              # resumable; docs/log.md has the results
+    python jobs/ablate.py --table landing --model mdm-embedded-eps --iterations 40
 
 Every variant is the demo's job with the settings named, trained from the same seed and judged by the oracle on
 target/val and source/val, base and tuned on the same prompts and noise. The test splits are not looked at.
@@ -18,27 +19,43 @@ from typing import Annotated, Any
 
 import typer
 
-VARIANTS: dict[str, list[str]] = {
-    "as the demo": [],
-    "alpha 4": ["adapter.alpha=4"],
-    "alpha 16": ["adapter.alpha=16"],
-    "learning rate 6e-4": ["train.learning_rate=6e-4"],
-    "learning rate 2.4e-3": ["train.learning_rate=2.4e-3"],
-    "2 inner epochs": ["algorithm.inner_epochs=2"],
-    "clip 1e-5": ["algorithm.clip_range=1e-5"],
-    "no balance": ["algorithm.balance=none"],
-    "running statistics": ["algorithm.advantages=running"],
-    "leave one out": ["algorithm.advantages=leave_one_out"],
-    "floor 0.01": ["algorithm.advantage_floor=0.01"],
-    "shrinkage 0.5, no floor": ["algorithm.advantage_shrinkage=0.5", "algorithm.advantage_floor=0"],
-    "KL target 5e-6": ["algorithm.kl_target=5e-6"],
-    "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
-    "EMA 0.95": ["train.ema_decay=0.95"],
+TABLES: dict[str, dict[str, list[str]]] = {
+    "settings": {
+        "as the demo": [],
+        "alpha 4": ["adapter.alpha=4"],
+        "alpha 16": ["adapter.alpha=16"],
+        "learning rate 6e-4": ["train.learning_rate=6e-4"],
+        "learning rate 2.4e-3": ["train.learning_rate=2.4e-3"],
+        "2 inner epochs": ["algorithm.inner_epochs=2"],
+        "clip 1e-5": ["algorithm.clip_range=1e-5"],
+    },
+    "stability": {
+        "as the demo": [],
+        "no KL": ["algorithm.kl_weight=0"],
+        "no balance": ["algorithm.balance=none"],
+        "running statistics": ["algorithm.advantages=running"],
+        "leave one out": ["algorithm.advantages=leave_one_out"],
+        "floor 0.01": ["algorithm.advantage_floor=0.01"],
+        "shrinkage 0.5, no floor": ["algorithm.advantage_shrinkage=0.5", "algorithm.advantage_floor=0"],
+        "KL target 5e-6": ["algorithm.kl_target=5e-6"],
+        "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
+        "EMA 0.95": ["train.ema_decay=0.95"],
+    },
+    "landing": {
+        "frozen, last timestep, first 2 transitions": [],
+        "frozen, last timestep": ["algorithm.transitions=null"],
+        "frozen, sigma 0.1": ["algorithm.transitions=null", "policy.landing=0.1"],
+        "frozen, sigma_min": ["algorithm.transitions=null", "policy.landing=sigma_min"],
+        "stop, sigma 0.1": ["algorithm.transitions=null", "policy.last_step=stop", "policy.landing=0.1"],
+        "stop, sigma_min": ["algorithm.transitions=null", "policy.last_step=stop"],
+    },
 }
 SPLITS = {"target": "target/val", "source": "source/val"}
+LATE = 20
+"""Iterations over which metrics are averaged, the last ones."""
 
 
-def _train(name: str, iterations: int, seed: int) -> dict[str, Any]:
+def _train(settings: list[str], seed: int) -> dict[str, Any]:
     """Train and measure one variant, in this process."""
     import torch
 
@@ -50,8 +67,7 @@ def _train(name: str, iterations: int, seed: int) -> dict[str, Any]:
     from rl_motion.runtime.loop import train
     from rl_motion.runtime.sampling import load_policy
 
-    sets = [*VARIANTS[name], f"train.iterations={iterations}", "evaluation.prompts=128", "runtime.threads=1"]
-    job = load_job("demo", sets, seed)
+    job = load_job("demo", [*settings, "evaluation.prompts=128", "runtime.threads=1"], seed)
     torch.set_num_threads(1)
     backend, history, started = LocalBackend(job, Workshop()), [], time.time()
     last = train(job, build_pool(job), backend, backend.start(), lambda _i, _s, metrics: history.append(metrics))
@@ -69,40 +85,60 @@ def _train(name: str, iterations: int, seed: int) -> dict[str, Any]:
         row[f"{split} base"] = bootstrap_mean(base, ids, seed=0).as_dict()
         row[split] = paired_difference(base, tuned, ids, seed=0).as_dict()
         row[f"{split} diversity"] = sum(r.diversity or 0 for r in after) / sum(r.diversity or 0 for r in before)
-    late = history[-20:]
-    for metric in ("policy/kl", "policy/clip_fraction"):
+    late = history[-LATE:]
+    for metric in [m for m in late[0] if m.startswith(("policy/kl", "policy/clip_fraction", "policy/gradient_share"))]:
         row[metric] = sum(m[metric] for m in late) / len(late)
+    row["reward"] = [m["reward/total"] for m in history]
     return row
 
 
+def _points(row: dict[str, Any], split: str) -> str:
+    change = row[split]
+    return f"{100 * change['value']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
+
+
+def _steps(row: dict[str, Any], metric: str) -> str:
+    """A metric of each transition, the noisiest first."""
+    return " ".join(f"{row[m]:.2f}".removeprefix("0") for m in sorted(row) if m.startswith(f"policy/{metric}_s"))
+
+
 def _lines(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield "| variant | target/val | source/val | diversity | KL | clip fraction | minutes |"
-    yield "| --- |" + " --- |" * 6
+    columns = ["variant", *(c for s in SPLITS.values() for c in (f"{s}: base", "change"))]
+    columns += ["diversity", "KL", "clip fraction", "minutes"]
+    yield f"| {' | '.join(columns)} |"
+    yield "| --- |" + " --- |" * (len(columns) - 1)
     for name, row in rows.items():
-        changes = [
-            f"{100 * row[s]['value']:+.1f} [{100 * row[s]['low']:+.1f}, {100 * row[s]['high']:+.1f}]" for s in SPLITS
-        ]
+        parts = [f"{100 * row[f'{s} base']['value']:.1f} | {_points(row, s)}" for s in SPLITS]
         yield (
-            f"| {name} | {' | '.join(changes)} | {row['target diversity']:.2f} | {row['policy/kl']:.1e} | "
+            f"| {name} | {' | '.join(parts)} | {row['target diversity']:.2f} | {row['policy/kl']:.1e} | "
             f"{row['policy/clip_fraction']:.2f} | {row['minutes']:.1f} |"
         )
-    first = next(iter(rows.values()))
-    bases = ", ".join(f"{100 * first[f'{s} base']['value']:.1f} % on {SPLITS[s]}" for s in SPLITS)
-    yield f"\nChange in points of oracle success, 95 % paired bootstrap over prompts; base {bases}; one seed."
+    yield "\nOracle success in %, change in points with its 95 % paired bootstrap over prompts; one seed.\n"
+    yield "| variant | gradient share of each transition, noisiest first | clip fraction of each |"
+    yield "| --- | --- | --- |"
+    for name, row in rows.items():
+        yield f"| {name} | {_steps(row, 'gradient_share')} | {_steps(row, 'clip_fraction')} |"
 
 
-def main(
+def main(  # noqa: PLR0913, PLR0917 - its options
+    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.")] = "stability",
+    model: Annotated[str, typer.Option(help="Base of every variant.")] = "mdm-embedded",
     out: Annotated[Path, typer.Option(help="Where the results go, one file a variant.")] = Path("runs/ablation"),
     iterations: Annotated[int, typer.Option(min=1, help="Of every variant.")] = 80,
     seed: Annotated[int, typer.Option(min=0, help="Of every variant.")] = 0,
     parallel: Annotated[int, typer.Option(min=1, help="Variants at a time; each takes one core.")] = 2,
 ) -> None:
     """Run what is missing, then print the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = {name: out / f"{'-'.join(name.split())}-{iterations}-seed{seed}.json" for name in VARIANTS}
+    if table not in TABLES:
+        typer.echo(f"error: got table {table!r}; want one of {', '.join(TABLES)}; choose one", err=True)
+        raise typer.Exit(2)
+    folder = out / model
+    folder.mkdir(parents=True, exist_ok=True)
+    variants, common = TABLES[table], [f"model.name={model}", f"train.iterations={iterations}"]
+    files = {n: folder / f"{'-'.join(n.replace(',', '').split())}-{iterations}-seed{seed}.json" for n in variants}
     missing = [name for name, file in files.items() if not file.is_file()]
     with ProcessPoolExecutor(parallel, max_tasks_per_child=1) as pool:
-        waiting = {name: pool.submit(_train, name, iterations, seed) for name in missing}
+        waiting = {name: pool.submit(_train, [*common, *variants[name]], seed) for name in missing}
         for name, future in waiting.items():
             files[name].write_text(json.dumps(future.result(), indent=2) + "\n", encoding="utf-8")
             typer.echo(f"{name}: done")

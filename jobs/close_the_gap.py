@@ -1,10 +1,11 @@
 """The longer job on five seeds over two base checkpoints: how much of the gap to the supervised upper bound it closes.
 
     python jobs/close_the_gap.py --out runs/gap          # resumable; a run that has its report is not run again
+    python jobs/close_the_gap.py --family t2m_unet       # the same with StableMoFusion's U-Net
 
 Each run is `rl-motion train first-light --seed N --set model.name=BASE` in one process, as many at a time as --parallel
 says (the numbers are those of any other backend). The upper bound is the same network trained on the target's motions
-too, measured on the same prompts and noise. Writes gap.json and prints the table of the README.
+too, measured on the same prompts and noise. Writes gap-FAMILY.json and prints the table of the README.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ import typer
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 
-RUNS = ((0, "mdm-embedded"), (1, "mdm-embedded"), (2, "mdm-embedded"), (3, "mdm-embedded-b"), (4, "mdm-embedded-b"))
-UPPER = "mdm-embedded-upper"
+RUNS = {
+    "mdm": (
+        (0, "mdm-embedded"), (1, "mdm-embedded"), (2, "mdm-embedded"), (3, "mdm-embedded-b"), (4, "mdm-embedded-b"),
+    ),
+    "t2m_unet": ((0, "t2m-unet-embedded"), (1, "t2m-unet-embedded"), (2, "t2m-unet-embedded")),
+}  # fmt: skip
+"""Seed and base of every run, by family of networks."""
+UPPER = {"mdm": "mdm-embedded-upper", "t2m_unet": "t2m-unet-embedded-upper"}
 STUDENT_T_95 = {2: 4.303, 3: 3.182, 4: 2.776}
 """97.5 % quantiles of Student's t by degrees of freedom: intervals over few seeds."""
 PERCENT = ("base", "tuned", "upper", "gap_closed", "original_base", "original_change")
@@ -66,7 +73,7 @@ def _run(seed: int, model: str, out: Path, sets: list[str]) -> Path:
     return folder
 
 
-def _upper_bound(folder: Path) -> float:
+def _upper_bound(folder: Path, name: str) -> float:
     """Oracle success on held_out of the upper bound, on the prompts and noise of a run's own evaluation."""
     import torch
 
@@ -75,7 +82,7 @@ def _upper_bound(folder: Path) -> float:
 
     job = load_job(folder / "job.yaml")
     torch.set_num_threads(job.runtime.threads)
-    upper = job.model_copy(update={"model": job.model.model_copy(update={"name": UPPER})})
+    upper = job.model_copy(update={"model": job.model.model_copy(update={"name": name})})
     found = evaluate(job, {BASE: load_policy(job, None), TUNED: load_policy(upper, None)}, embedded_bench(job))
     return float(np.mean([r.oracle_success for r in found.of("held_out", TUNED)]))
 
@@ -109,20 +116,24 @@ def _interval(column: str, values: list[float]) -> str:
 
 
 def main(
+    family: Annotated[str, typer.Option(help=f"Which networks: {' or '.join(RUNS)}.")] = "mdm",
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/gap"),
     sets: Annotated[list[str] | None, typer.Option("--set", help="As for `rl-motion train`.")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; each takes one core.")] = 2,
 ) -> None:
     """Run what is missing, then print the table."""
+    if family not in RUNS:
+        typer.echo(f"error: got family {family!r}; want {' or '.join(RUNS)}; choose one", err=True)
+        raise typer.Exit(2)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with ThreadPoolExecutor(parallel) as pool:
-            folders = list(pool.map(lambda run: _run(run[0], run[1], out, sets or []), RUNS))
+            folders = list(pool.map(lambda run: _run(run[0], run[1], out, sets or []), RUNS[family]))
     except (UserError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
     # Every run is evaluated on the same prompts and noise, so the upper bound is measured once.
-    upper = _upper_bound(folders[0])
+    upper = _upper_bound(folders[0], UPPER[family])
     reports = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in folders]
     rows = {folder.name: _row(report, upper) for folder, report in zip(folders, reports, strict=True)}
     columns = list(next(iter(rows.values())))
@@ -131,7 +142,9 @@ def main(
         lines.append(f"| {name} | " + " | ".join(_number(c, row[c]) for c in columns) + " |")
     summary = {c: _interval(c, [row[c] for row in rows.values()]) for c in columns}
     lines.append("| mean [95 %] | " + " | ".join(summary.values()) + " |")
-    (out / "gap.json").write_text(json.dumps({"runs": rows, "mean": summary}, indent=2) + "\n", encoding="utf-8")
+    (out / f"gap-{family}.json").write_text(
+        json.dumps({"runs": rows, "mean": summary}, indent=2) + "\n", encoding="utf-8"
+    )
     typer.echo("\n".join(lines))
 
 

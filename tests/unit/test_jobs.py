@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
     "zoo_cards": {"--base", "model cards"},
-    "ablate": {"--out", "--iterations", "--parallel", "validation"},
-    "close_the_gap": {"--out", "--set", "--parallel", "upper bound"},
+    "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
+    "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
 
 
@@ -55,8 +55,9 @@ def test_a_script_explains_itself(name, root):
 def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
     from rl_motion.config.load import load_job
 
-    jobs = [load_job("demo", sets) for sets in load(root, "ablate").VARIANTS.values()]
-    assert all(one != other for number, one in enumerate(jobs) for other in jobs[:number])
+    for table in load(root, "ablate").TABLES.values():
+        jobs = [load_job("demo", sets) for sets in table.values()]
+        assert all(one != other for number, one in enumerate(jobs) for other in jobs[:number])
 
 
 @pytest.mark.parametrize(
