@@ -24,6 +24,7 @@ class Representation(StrEnum):
     """What the last axis of a motion tensor means."""
 
     HUMANML3D_263 = "humanml3d-263"
+    SMPLRIFKE_205 = "smplrifke-205"
 
 
 class Normalisation(StrEnum):

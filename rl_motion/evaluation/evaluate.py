@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_motion.config import Job, RunFault
+from rl_motion.config import Job, RunFault, UserError
 from rl_motion.evaluation.diversity import diversity_P
 from rl_motion.evaluation.oracle_success import Judge, embedded_judge, success_B
 from rl_motion.evaluation.selection import SPLITS, draw, make_units
@@ -129,6 +129,7 @@ def evaluate(
 
     Raises:
         ValueError: an arm is missing, or the arms are not the same policy.
+        UserError: the arms give another representation than the oracle and the sentinels know.
         RunFault: the arms' noise differs, a motion is not finite, or a reward is not.
     """
     _check_arms(policies)
@@ -215,11 +216,14 @@ def _check_paired(unit: Unit, first: Trajectory, other: Trajectory, arm: str) ->
 
 def _joints(motions: Motions, unit: Unit) -> Tensor:
     """Joints [B, F, J, 3] in metres, float32 on the CPU."""
-    if motions.representation is not Representation.HUMANML3D_263 or motions.normalisation is not Normalisation.NONE:
-        raise ValueError(
-            f"got {motions.representation!s} normalised by {motions.normalisation!s}; evaluation wants "
-            f"un-normalised {Representation.HUMANML3D_263!s}; decode the trajectory with its policy"
+    if motions.representation is not Representation.HUMANML3D_263:
+        raise UserError(
+            f"got motion as {motions.representation}; evaluation wants {Representation.HUMANML3D_263}, as its oracle "
+            "and its bone_drift know HumanML3D's skeleton alone; look at this model's motions with `rl-motion sample` "
+            "and judge them by measures of your own"
         )
+    if motions.normalisation is not Normalisation.NONE:
+        raise ValueError(f"got motion as {motions.form}; want it un-normalised; decode the trajectory with its policy")
     valid_BF = torch.arange(motions.features_BFD.shape[1]) < motions.length_B.cpu()[:, None]
     features_BFD = motions.features_BFD.float().cpu()
     broken = (~torch.isfinite(features_BFD).all(dim=-1) & valid_BF).any(dim=1).nonzero().flatten().tolist()

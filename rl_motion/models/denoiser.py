@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,14 @@ from rl_motion.config import ScheduleConfig
 from rl_motion.models.layers import check_statistics, valid_mask
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions, Normalisation, Representation
+
+
+@dataclass(frozen=True, slots=True)
+class TextStatistics:
+    """What a model's text embeddings are normalised with: mean_C and std_C (positive)."""
+
+    mean_C: Tensor
+    std_C: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,14 @@ class MotionSpace:
             take the model's own.
         fps: frames per second.
         representation: what the features mean.
+        text: for models whose text embeddings were normalised too; None for the others.
     """
 
     mean_D: Tensor
     std_D: Tensor
     fps: float = 20.0
     representation: Representation = Representation.HUMANML3D_263
+    text: TextStatistics | None = None
 
 
 class MotionDenoiser(nn.Module, ABC):
@@ -44,6 +54,8 @@ class MotionDenoiser(nn.Module, ABC):
     and `mask_frames`. The statistics are buffers here, not of the network.
     """
 
+    normalises_text: ClassVar[bool] = False
+    """Whether text embeddings are normalised, so that the space must bring their statistics."""
     mean_D: Tensor
     std_D: Tensor
 
@@ -51,11 +63,18 @@ class MotionDenoiser(nn.Module, ABC):
         """Combine a network with its noise schedule and its feature space.
 
         Raises:
-            ValueError: the statistics are not [features], or a deviation is not positive.
+            ValueError: the statistics are not [features], or a deviation is not positive; or statistics of text are
+                missing, or there where nobody reads them.
         """
         super().__init__()
         config: Any = network.config
         check_statistics(space.mean_D, space.std_D, config.features)
+        if (space.text is not None) != self.normalises_text:
+            raise ValueError(
+                f"got {'no' if space.text is None else 'a'} mean and std of text for {type(network).__name__}, whose "
+                f"text embeddings are {'' if self.normalises_text else 'not '}normalised; want "
+                f"{'those' if self.normalises_text else 'none'}; take the statistics that this model was trained with"
+            )
         self.prediction_type: PredictionType = "sample"
         self.schedule = schedule
         self.representation = space.representation

@@ -3,8 +3,8 @@
 `nn.TransformerEncoder` takes another kernel without gradients than with them, and the two differ by about
 1e-6: enough to break the identity "log-prob at rollout == log-prob at replay" on which policy gradients rest.
 Everything here therefore has one code path: matmul, softmax, linear, layer norm. The parameter names are
-those of `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` (post-norm, exact gelu), so official
-checkpoints load with `strict=True`.
+those of `nn.TransformerEncoderLayer` (post-norm and pre-norm) and `nn.TransformerDecoderLayer` (post-norm), exact
+gelu, so official checkpoints load with `strict=True`.
 
 Legend: B batch, L sequence, M memory sequence, C channels, H heads.
 """
@@ -110,6 +110,21 @@ class PositionalEncoding(nn.Module):
         return output
 
 
+class TimestepEmbedder(nn.Module):
+    """Linear, SiLU, Linear on the position table's row t; shares the table with the sequence (MDM's)."""
+
+    def __init__(self, width: int, sequence_pos_encoder: PositionalEncoding) -> None:
+        """Build the two layers around the table of `sequence_pos_encoder`."""
+        super().__init__()
+        self.sequence_pos_encoder = sequence_pos_encoder
+        self.time_embed = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t_B: Tensor) -> Tensor:
+        """Return [B, C] for integer timesteps, below the size of the table."""
+        output: Tensor = self.time_embed(self.sequence_pos_encoder.pe[t_B])
+        return output
+
+
 class Attention(nn.Module):
     """Multi-head attention with packed projections, arXiv:1706.03762 section 3.2.
 
@@ -181,6 +196,17 @@ class EncoderLayer(nn.Module):
         return output
 
 
+class PreNormEncoderLayer(EncoderLayer):
+    """Pre-norm encoder layer (`norm_first=True`): norm, attention, add; norm, linear, gelu, linear, add."""
+
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+        x_BLC = x_BLC + self.dropout(self.self_attn(self.norm1(x_BLC), valid_BL))
+        hidden = self.dropout(functional.gelu(self.linear1(self.norm2(x_BLC))))
+        output: Tensor = x_BLC + self.dropout(self.linear2(hidden))
+        return output
+
+
 class DecoderLayer(nn.Module):
     """Post-norm decoder layer: self-attention, attention to a memory, feed-forward; each adds and norms."""
 
@@ -206,12 +232,12 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of `EncoderLayer` under the official name `layers`, without a final norm."""
+    """A stack of encoder layers under the official name `layers`, without a final norm."""
 
-    def __init__(self, config: LayerConfig, num_layers: int) -> None:
-        """Build `num_layers` layers."""
+    def __init__(self, config: LayerConfig, num_layers: int, layer: type[EncoderLayer] = EncoderLayer) -> None:
+        """Build `num_layers` layers of that class."""
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(num_layers))
+        self.layers = nn.ModuleList(layer(config) for _ in range(num_layers))
 
     def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
         """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
-from rl_motion.models.layers import Encoder, LayerConfig, PositionalEncoding, valid_mask
+from rl_motion.models.layers import Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class MDM(nn.Module):
         self.input_process = _Named("poseEmbedding", nn.Linear(config.features, width))
         self.sequence_pos_encoder = PositionalEncoding(width, dropout=config.dropout, max_len=config.pos_embed_max_len)
         self.seqTransEncoder = Encoder(layer, config.num_layers)
-        self.embed_timestep = _TimestepEmbedder(width, self.sequence_pos_encoder)
+        self.embed_timestep = TimestepEmbedder(width, self.sequence_pos_encoder)
         self.embed_text = nn.Linear(config.text_dim, width)
         self.output_process = _Named("poseFinal", nn.Linear(width, config.features))
 
@@ -157,17 +157,4 @@ class _Named(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = getattr(self, self._name)(x)
-        return output
-
-
-class _TimestepEmbedder(nn.Module):
-    """Linear, SiLU, Linear on the position table's row t; shares the table with the sequence."""
-
-    def __init__(self, width: int, sequence_pos_encoder: PositionalEncoding) -> None:
-        super().__init__()
-        self.sequence_pos_encoder = sequence_pos_encoder
-        self.time_embed = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t_B: Tensor) -> Tensor:
-        output: Tensor = self.time_embed(self.sequence_pos_encoder.pe[t_B])
         return output

@@ -1,7 +1,8 @@
 """The small weights that ship in the package, and the project's own checkpoint form that they and users' models share.
 
 A checkpoint is a directory: `config.json` (kind, network shape, schedule, fps, representation, text encoder),
-`model.safetensors` (the network under its official names, `mean_D`, `std_D`) and `README.md`, its model card.
+`model.safetensors` (the network under its official names, `mean_D`, `std_D`, and `text_mean_C`, `text_std_C` where text
+embeddings are normalised) and `README.md`, its model card.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError
-from rl_motion.models.denoiser import MotionDenoiser, MotionSpace
+from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, TextStatistics
 from rl_motion.models.layers import check_statistics
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
+from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-DENOISERS: dict[str, tuple[type[MDM] | type[T2MUnet], type[Any], type[Any]]] = {
+DENOISERS: dict[str, tuple[type[MDM] | type[MDMSMPL] | type[T2MUnet], type[Any], type[Any]]] = {
     "mdm": (MDM, MDMConfig, MDMDenoiser),
+    "mdm_smpl": (MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser),
     "t2m_unet": (T2MUnet, T2MUnetConfig, T2MUnetDenoiser),
 }
 """Motion models by kind: the network, its shape, and its face towards policies. A new one is a line here."""
@@ -80,7 +83,10 @@ def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfi
     """Write a checkpoint directory (without its model card)."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
-    save_file(tensors | {"mean_D": space.mean_D, "std_D": space.std_D}, directory / "model.safetensors")
+    tensors |= {"mean_D": space.mean_D, "std_D": space.std_D}
+    if space.text is not None:
+        tensors |= {"text_mean_C": space.text.mean_C, "text_std_C": space.text.std_C}
+    save_file(tensors, directory / "model.safetensors")
     (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -103,7 +109,10 @@ def load_denoiser(name_or_dir: str | Path) -> MotionDenoiser:
     if config.schedule is None:
         raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
     text_encoder = _text_encoder(path, config)
-    denoiser: MotionDenoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
+    try:
+        denoiser: MotionDenoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
+    except ValueError as error:
+        raise _broken(path, error) from error
     return denoiser.eval().requires_grad_(False)
 
 
@@ -178,7 +187,10 @@ def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[st
                 f"got a {config.kind} checkpoint in {path}; want {' or '.join(kinds)}; check which model goes where"
             )
         tensors = load_file(path / "model.safetensors")
-        space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
+        mean_D, std_D, text = tensors.pop("mean_D"), tensors.pop("std_D"), None
+        if "text_mean_C" in tensors:
+            text = TextStatistics(tensors.pop("text_mean_C"), tensors.pop("text_std_C"))
+        space = MotionSpace(mean_D, std_D, config.fps, config.representation, text)
         check_statistics(space.mean_D, space.std_D, int(config.network["features"]))
     except (OSError, SafetensorError, ValidationError, ValueError, TypeError, KeyError) as error:
         raise _broken(path, error) from error

@@ -80,14 +80,14 @@ def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *
     Returns:
         The NumPy file: joints [B, F, J, 3] in metres, float32, zero beyond a motion's length, prompt-major.
     """
-    from rl_motion.motion.features import features_to_joints
+    from rl_motion.motion.joints import motion_joints
     from rl_motion.motion.viewer import Panel, Row, motion_page
 
     unit = Unit(seed=seed, iteration=0, index=0, prompts=tuple(prompts), samples_per_prompt=samples)
     with torch.no_grad():
         motions = policy.decode(policy.rollout(unit))
     lengths = motions.length_B.tolist()
-    joints_BFJ3 = features_to_joints(motions.features_BFD.float().cpu()).numpy().astype(np.float32)
+    joints_BFJ3 = motion_joints(motions).cpu().numpy().astype(np.float32)
     for row, length in enumerate(lengths):
         joints_BFJ3[row, length:] = 0.0
     rows = []

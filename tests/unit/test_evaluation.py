@@ -246,6 +246,15 @@ def test_normalised_motion_is_refused():
         run(tuned=Normalised(3.0))
 
 
+def test_motion_of_another_skeleton_is_refused_rather_than_measured():
+    class Other(FakePolicy):
+        def decode(self, trajectory):
+            return replace(super().decode(trajectory), representation=Representation.SMPLRIFKE_205)
+
+    with pytest.raises(UserError, match=r"got motion as smplrifke-205; evaluation wants humanml3d-263.*sample"):
+        run(base=Other(1.0, "a"), tuned=Other(3.0, "b"))
+
+
 def test_a_split_that_is_too_small_is_said():
     result = evaluate(
         JOB,
