@@ -1,7 +1,7 @@
 """The small weights that ship in the package, and the project's own checkpoint form that they and users' models share.
 
-A checkpoint is a directory: `config.json` (kind, network shape, schedule, fps, representation, text encoder),
-`model.safetensors` (the network under its official names, `mean_D`, `std_D`) and `README.md`, its model card.
+A checkpoint is a directory: `config.json` (kind, network shape, schedule, what it predicts, fps, representation, text
+encoder), `model.safetensors` (the network under its official names, `mean_D`, `std_D`) and `README.md`, its model card.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
+from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
@@ -49,6 +50,8 @@ class CheckpointConfig(BaseModel):
     text_encoder: str
     """A directory beside the checkpoint's."""
     schedule: ScheduleConfig | None = None
+    prediction_type: PredictionType = "sample"
+    """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
     fps: float = 20.0
     representation: Representation = Representation.HUMANML3D_263
 
@@ -81,7 +84,9 @@ def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfi
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
     save_file(tensors | {"mean_D": space.mean_D, "std_D": space.std_D}, directory / "model.safetensors")
-    (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    left_out = {"prediction_type"} if config.prediction_type == "sample" else None
+    text = config.model_dump_json(indent=2, exclude=left_out)
+    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def network_shape(network: nn.Module) -> dict[str, Any]:
@@ -103,7 +108,9 @@ def load_denoiser(name_or_dir: str | Path) -> MotionDenoiser:
     if config.schedule is None:
         raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
     text_encoder = _text_encoder(path, config)
-    denoiser: MotionDenoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
+    denoiser: MotionDenoiser = denoiser_class(
+        network, config.schedule, space=space, text_encoder=text_encoder, prediction_type=config.prediction_type
+    )
     return denoiser.eval().requires_grad_(False)
 
 
