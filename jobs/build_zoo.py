@@ -1,7 +1,7 @@
 """Rebuild the small weights in rl_motion/zoo: text encoder, TMR, base denoisers, supervised upper bound.
 
     python jobs/build_zoo.py all                     # everything, about 70 core-minutes; then jobs/zoo_cards.py
-    python jobs/build_zoo.py denoiser --name mdm-embedded --seed 1
+    python jobs/build_zoo.py denoiser --kind t2m_unet --predicts epsilon --seed 1
 
 The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (the owner of the
 target data shares a trained evaluator, not the data). Nothing sees val or test.
@@ -10,9 +10,9 @@ target data shares a trained evaluator, not the data). Nothing sees val or test.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -20,7 +20,7 @@ import typer
 from rl_motion.config import ScheduleConfig
 from rl_motion.data.embedded import WORDINGS, clips, make_prompt, splits
 from rl_motion.models.denoiser import MotionSpace
-from rl_motion.models.mdm import MDM, MDMConfig
+from rl_motion.models.mdm import MDMConfig
 from rl_motion.models.pretraining import (
     MotionText,
     OnStep,
@@ -31,10 +31,12 @@ from rl_motion.models.pretraining import (
     train_text_encoder,
     train_tmr,
 )
+from rl_motion.models.t2m_unet import T2MUnetConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
-from rl_motion.models.zoo import ZOO, CheckpointConfig, network_shape, save_checkpoint
+from rl_motion.models.zoo import DENOISERS, ZOO, CheckpointConfig, network_shape, save_checkpoint
 from rl_motion.motion.features import FEET
+from rl_motion.protocols import PredictionType
 
 app = typer.Typer(add_completion=False, help=__doc__)
 TEXT = "text-embedded"
@@ -43,6 +45,18 @@ CLIPS = 18_000
 SCHEDULE = ScheduleConfig(betas="linear", timesteps=1000)
 """Of the denoisers. Five of ten steps lie where the signal is below 3 % of the noise; there a body chooses which way it
 turns and which hand it lifts. MDM's 50 cosine steps leave one step for that, and mixtures come out (docs/log.md)."""
+SHAPES: dict[str, Callable[[TextEncoder], MDMConfig | T2MUnetConfig]] = {
+    "mdm": lambda text: MDMConfig(
+        latent_dim=96, ff_size=256, num_layers=4, num_heads=4, text_dim=text.pooled_dim,
+        mask_frames=True, pos_embed_max_len=SCHEDULE.timesteps, dropout=0.0,
+    ),
+    "t2m_unet": lambda text: T2MUnetConfig(
+        base_dim=64, dim_mults=(1,), time_dim=64, text_dim=text.token_dim, text_latent_dim=64, text_ff_size=128,
+        num_text_layers=1, mask_frames=True, mask_tokens=True, max_frames=48, dropout=0.0,
+    ),
+}  # fmt: skip
+"""Of the denoisers by kind, for the zoo's text encoder."""
+Kind = Literal["mdm", "t2m_unet"]
 Zoo = Annotated[Path, typer.Option(help="Where the weights go.")]
 
 
@@ -78,11 +92,9 @@ class _Data:
         self.mean_D, self.std_D = feature_statistics(
             torch.from_numpy(first.features_NFD), torch.from_numpy(first.length_N)
         )
-        captions = sorted({c for m in made for c in m.captions})
+        self.captions = sorted({c for m in made for c in m.captions})
         self.encoder = TextEncoder(zoo / TEXT)
-        self.pooled_UC = self.encoder.pooled(captions)
-        self.texts = TokenTexts(*self.encoder.tokens(captions))
-        index = {c: i for i, c in enumerate(captions)}
+        index = {c: i for i, c in enumerate(self.captions)}
         self.parts: list[tuple[MotionText, torch.Tensor]] = []
         for part in made:
             features = (torch.from_numpy(part.features_NFD) - self.mean_D) / self.std_D
@@ -116,38 +128,54 @@ def tmr(zoo: Zoo = ZOO, steps: int = 5000, seed: int = 0) -> None:
     rest_D = -data.mean_D / data.std_D
     rest_D[FEET] += 1 / data.std_D[FEET]  # a body at rest stands on its feet
     recipe = Recipe(steps=steps, learning_rate=7e-4, seed=seed)
-    train_tmr(model, data.parts, data.texts, rest_D, recipe, _report("tmr", steps))
+    texts = TokenTexts(*data.encoder.tokens(data.captions))
+    train_tmr(model, data.parts, texts, rest_D, recipe, _report("tmr", steps))
     config = CheckpointConfig(kind="tmr", network=network_shape(model), text_encoder=TEXT)
     save_checkpoint(zoo / "tmr-embedded", model, config, MotionSpace(data.mean_D, data.std_D))
 
 
 @app.command()
-def denoiser(
-    zoo: Zoo = ZOO, name: str = "mdm-embedded", seed: int = 1, steps: int = 20000, upper_bound: bool = False
+def denoiser(  # noqa: PLR0913, PLR0917 - the options of a command
+    zoo: Zoo = ZOO,
+    kind: Kind = "mdm",
+    name: Annotated[str, typer.Option(help="Of the checkpoint; default: its kind, 'embedded', what it predicts.")] = "",
+    seed: int = 1,
+    steps: int = 20000,
+    predicts: PredictionType = "sample",
+    upper_bound: bool = False,
 ) -> None:
     """A base denoiser on source/train; `--upper-bound`: on target/train too."""
     names = ["source/train", "target/train"] if upper_bound else ["source/train"]
     data = _Data(zoo, names, seed=200 + seed, named_sides=0.5)
     torch.manual_seed(seed)
-    shape = MDMConfig(
-        latent_dim=96, ff_size=256, num_layers=4, num_heads=4, text_dim=data.encoder.pooled_dim,
-        mask_frames=True, pos_embed_max_len=SCHEDULE.timesteps, dropout=0.0,
+    network_class, _, denoiser_class = DENOISERS[kind]
+    space = MotionSpace(data.mean_D, data.std_D)
+    model = denoiser_class(
+        network_class(SHAPES[kind](data.encoder)), SCHEDULE,
+        space=space, text_encoder=data.encoder, prediction_type=predicts,
     )  # fmt: skip
-    model = MDM(shape)
-    recipe = Recipe(steps=steps, seed=seed)
-    train_denoiser(model, data.joined(), data.pooled_UC, SCHEDULE, recipe, _report(name, steps))
-    config = CheckpointConfig(kind="mdm", network=network_shape(model), text_encoder=TEXT, schedule=SCHEDULE)
-    save_checkpoint(zoo / name, model, config, MotionSpace(data.mean_D, data.std_D))
+    name = name or _default_name(kind, predicts)
+    train_denoiser(model, data.joined(), data.captions, Recipe(steps=steps, seed=seed), _report(name, steps))
+    config = CheckpointConfig(
+        kind=kind, network=network_shape(model.network), text_encoder=TEXT, schedule=SCHEDULE, prediction_type=predicts
+    )
+    save_checkpoint(zoo / name, model.network, config, space)
+
+
+def _default_name(kind: str, predicts: PredictionType) -> str:
+    return "-".join([kind, "embedded", *([] if predicts == "sample" else [predicts])]).replace("_", "-")
 
 
 @app.command(name="all")
 def everything(zoo: Zoo = ZOO) -> None:
-    """Text encoder, TMR, two bases and the upper bound, one after the other."""
+    """Text encoder, TMR, three bases and the upper bound, one after the other."""
     text(zoo)
     tmr(zoo)
-    denoiser(zoo, "mdm-embedded", seed=1)
-    denoiser(zoo, "mdm-embedded-b", seed=0)
-    denoiser(zoo, "mdm-embedded-upper", seed=0, upper_bound=True)
+    denoiser(zoo)
+    denoiser(zoo, name="mdm-embedded-b", seed=0)
+    denoiser(zoo, name="mdm-embedded-upper", seed=0, upper_bound=True)
+    denoiser(zoo, kind="t2m_unet")
+    denoiser(zoo, kind="t2m_unet", name="t2m-unet-embedded-upper", seed=0, upper_bound=True)
 
 
 if __name__ == "__main__":

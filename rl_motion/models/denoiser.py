@@ -48,7 +48,7 @@ class MotionSpace:
 
 
 class MotionDenoiser(nn.Module, ABC):
-    """A network that predicts x0 as a `Denoiser` (rl_motion.protocols); a subclass says how texts condition it.
+    """A network as a `Denoiser` (rl_motion.protocols); a subclass says how texts condition it.
 
     `network` is what LoRA attaches to: `network(x_BFD, t_B, condition, length_B)`, its `config` with `features`
     and `mask_frames`. The statistics are buffers here, not of the network.
@@ -59,8 +59,14 @@ class MotionDenoiser(nn.Module, ABC):
     mean_D: Tensor
     std_D: Tensor
 
-    def __init__(self, network: nn.Module, schedule: ScheduleConfig, space: MotionSpace) -> None:
-        """Combine a network with its noise schedule and its feature space.
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: ScheduleConfig,
+        space: MotionSpace,
+        prediction_type: PredictionType = "sample",
+    ) -> None:
+        """Combine a network with its noise schedule, its feature space and what it was trained to predict.
 
         Raises:
             ValueError: the statistics are not [features], or a deviation is not positive; or statistics of text are
@@ -75,7 +81,7 @@ class MotionDenoiser(nn.Module, ABC):
                 f"text embeddings are {'' if self.normalises_text else 'not '}normalised; want "
                 f"{'those' if self.normalises_text else 'none'}; take the statistics that this model was trained with"
             )
-        self.prediction_type: PredictionType = "sample"
+        self.prediction_type: PredictionType = prediction_type
         self.schedule = schedule
         self.representation = space.representation
         self.network = network
@@ -94,10 +100,19 @@ class MotionDenoiser(nn.Module, ABC):
     def null_condition(self, batch: int) -> Any:
         """The condition of the unconditional half of guidance."""
 
+    def condition_rows(self, condition: Any, row_B: Tensor, kept_B: Tensor) -> Any:
+        """Rows of a condition in a given order, the null condition where `kept_B` is False: a batch of pretraining.
+
+        This one is for conditions that are a tensor, one row per text, and so is their null condition.
+        """
+        rows: Tensor = condition[row_B]
+        kept = kept_B.view(-1, *[1] * (rows.ndim - 1))
+        return torch.where(kept, rows, self.null_condition(len(row_B)))
+
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
-        """Predict x0 [B, F, D] (normalised) from the noisy motion and a condition of this model's own form."""
-        x0_BFD: Tensor = self.network(x_BFD, t_B, condition, length_B)
-        return x0_BFD
+        """The network's prediction [B, F, D] (`prediction_type`, normalised) from a condition of its own form."""
+        output_BFD: Tensor = self.network(x_BFD, t_B, condition, length_B)
+        return output_BFD
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised features, exactly 0 beyond the length; differentiable."""

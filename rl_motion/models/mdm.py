@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
 from rl_motion.models.layers import Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
+from rl_motion.protocols import PredictionType
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,10 @@ class MDMConfig:
 
 
 class MDM(nn.Module):
-    """The denoising network: (x_t, t, text) -> x_0, one prefix token carrying time plus text."""
+    """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict.
+
+    One prefix token carries time plus text.
+    """
 
     adapter_targets: ClassVar[dict[str, tuple[str, ...]]] = {
         "attention": ("in_proj", "out_proj"),
@@ -77,7 +81,7 @@ class MDM(nn.Module):
         self.output_process = _Named("poseFinal", nn.Linear(width, config.features))
 
     def forward(self, x_BFD: Tensor, t_B: Tensor, text_BC: Tensor | None, length_B: Tensor) -> Tensor:
-        """Predict the clean motion.
+        """Predict the clean motion, or what else the network was trained to.
 
         Args:
             x_BFD: noisy normalised features.
@@ -87,7 +91,7 @@ class MDM(nn.Module):
             length_B: valid frames per row; without `mask_frames` they are not looked at.
 
         Returns:
-            x0 [B, F, D]; values beyond the length are meaningless but finite.
+            The prediction [B, F, D]; values beyond the length are meaningless but finite.
 
         Raises:
             ValueError: the frames do not fit the position table, or the features are not those of the model.
@@ -104,8 +108,8 @@ class MDM(nn.Module):
         sequence_BLC = self.sequence_pos_encoder(sequence_BLC)
         valid_BL = valid_mask(length_B + 1, sequence_BLC.shape[1]) if self.config.mask_frames else None
         hidden_BLC = self.seqTransEncoder(sequence_BLC, valid_BL)
-        x0_BFD: Tensor = self.output_process(hidden_BLC[:, 1:].contiguous())
-        return x0_BFD
+        output_BFD: Tensor = self.output_process(hidden_BLC[:, 1:].contiguous())
+        return output_BFD
 
 
 class TextConditioner(Protocol):
@@ -123,14 +127,20 @@ class MDMDenoiser(MotionDenoiser):
     """
 
     def __init__(
-        self, network: MDM, schedule: ScheduleConfig, *, space: MotionSpace, text_encoder: TextConditioner
+        self,
+        network: MDM,
+        schedule: ScheduleConfig,
+        *,
+        space: MotionSpace,
+        text_encoder: TextConditioner,
+        prediction_type: PredictionType = "sample",
     ) -> None:
-        """Combine a network with its noise schedule, its feature space and its text encoder.
+        """Combine a network with its noise schedule, its feature space, its text encoder and what it predicts.
 
         Raises:
             ValueError: the statistics are not [features], or a deviation is not positive.
         """
-        super().__init__(network, schedule, space)
+        super().__init__(network, schedule, space, prediction_type)
         self._text_dim = network.config.text_dim
         self._text_encoder = text_encoder
 

@@ -32,6 +32,7 @@ from rl_motion.models.layers import (
 )
 from rl_motion.models.mdm import TextConditioner
 from rl_motion.models.t2m_unet import TextTokens
+from rl_motion.protocols import PredictionType
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +152,20 @@ class MDMSMPLDenoiser(MotionDenoiser):
     text_std_C: Tensor
 
     def __init__(
-        self, network: MDMSMPL, schedule: ScheduleConfig, *, space: MotionSpace, text_encoder: TextConditioner
+        self,
+        network: MDMSMPL,
+        schedule: ScheduleConfig,
+        *,
+        space: MotionSpace,
+        text_encoder: TextConditioner,
+        prediction_type: PredictionType = "sample",
     ) -> None:
-        """Combine a network with its noise schedule, its spaces of motion and text, and its text encoder.
+        """Combine a network with its schedule, its spaces of motion and text, its text encoder and what it predicts.
 
         Raises:
             ValueError: the statistics are not [features] and, of the text, [text_dim], or a deviation is not positive.
         """
-        super().__init__(network, schedule, space)
+        super().__init__(network, schedule, space, prediction_type)
         assert space.text is not None
         check_statistics(space.text.mean_C, space.text.std_C, network.config.text_dim)
         self.register_buffer("text_mean_C", space.text.mean_C.detach().clone())

@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rl_motion.config import ScheduleConfig
 from rl_motion.diffusion.schedule import alphas_cumprod
+from rl_motion.models.denoiser import MotionDenoiser
 from rl_motion.models.layers import valid_mask
 from rl_motion.models.losses import Negatives, info_nce
-from rl_motion.models.mdm import MDM
 from rl_motion.models.tmr import TMR
 from rl_motion.motion.features import ROOT_VEL
+from rl_motion.protocols import PredictionType
 
 FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
-"""Weights in the denoiser's loss by range of features: motion is recovered from the root's velocity, whose errors add
-up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
+"""Weights in the loss of an x0 denoiser by range of features: motion is recovered from the root's velocity, whose
+errors add up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
 PATH_WEIGHT = 0.001
-"""Weight, in the denoiser's loss, of the squared error of the root's yaw and velocities summed up to each frame: how
-far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is the same E[x0]."""
+"""Weight, in the loss of an x0 denoiser, of the squared error of the root's yaw and velocities summed up to each frame:
+how far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is E[x0] too."""
 OnStep = Callable[[int, float], None]
 """Called with (step, loss) after every step."""
 
@@ -102,15 +102,43 @@ def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
     return weighted.mean() + PATH_WEIGHT * path_BF3[valid_BF].pow(2).mean()
 
 
-def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
-    model: MDM, data: MotionText, text_UC: Tensor, schedule: ScheduleConfig, recipe: Recipe, on_step: OnStep
-) -> None:
-    """Train MDM to predict x0: masked mean squared error, uniform timesteps, text dropped for 10 % of rows.
+def denoising_target(prediction_type: PredictionType, x0_BFD: Tensor, noise_BFD: Tensor, alpha_B11: Tensor) -> Tensor:
+    """What a network of this prediction type should say of x_t = alpha x0 + sqrt(1 - alpha^2) noise."""
+    if prediction_type == "sample":
+        return x0_BFD
+    if prediction_type == "epsilon":
+        return noise_BFD
+    return alpha_B11 * noise_BFD - (1 - alpha_B11**2).sqrt() * x0_BFD
 
-    arXiv:2209.14916 eq. (2), weighted as `x0_loss` says, in bfloat16 with float32 weights.
-    `text_UC`: pooled embeddings of the distinct captions. Leaves the exponential moving average (0.999) of the weights
-    in `model`.
+
+def denoising_loss(prediction_type: PredictionType, error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
+    """The loss of a prediction's error: `x0_loss`, or for noise and v the mean square over valid frames.
+
+    With uniform timesteps the latter two weigh the squared error of x0 by timestep, all features alike: epsilon by the
+    signal-to-noise ratio SNR = alpha^2 / sigma^2 (arXiv:2006.11239 eq. 14), so hardly where noise prevails;
+    v by SNR + 1 (arXiv:2202.00512 section 4).
     """
+    if prediction_type == "sample":
+        return x0_loss(error_BFD, valid_BF)
+    return error_BFD[valid_BF].pow(2).mean()
+
+
+def train_denoiser(
+    denoiser: MotionDenoiser, data: MotionText, captions: Sequence[str], recipe: Recipe, on_step: OnStep
+) -> None:
+    """Train a denoiser's network to predict what it says it does: uniform timesteps, text dropped for 10 % of rows.
+
+    arXiv:2209.14916 eq. (2), weighted as `denoising_loss` says, in bfloat16 with float32 weights. A dropped row has the
+    model's null condition. `captions`: the distinct ones, which `caption_N` counts. Leaves the exponential moving
+    average (0.999) of the weights in the network.
+
+    Raises:
+        ValueError: a network that sees frames beyond the length, which hold noise when it samples and nothing here.
+    """
+    if not denoiser.mask_frames:
+        raise ValueError("got a network that sees padded frames; want mask_frames=True; train it so from the start")
+    model, schedule = denoiser.network, denoiser.schedule
+    condition = denoiser.encode_text(captions)
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
     optimiser, rate = _optimiser(list(model.parameters()), recipe)
@@ -120,15 +148,17 @@ def train_denoiser(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
         row_B = torch.randint(len(data.length_N), (recipe.batch,), generator=generator)
         x0_BFD, length_B = data.features_NFD[row_B], data.length_N[row_B]
         t_B = torch.randint(schedule.timesteps, (recipe.batch,), generator=generator)
-        keep_B1 = (torch.rand(recipe.batch, 1, generator=generator) > 0.1).float()
+        kept_B = torch.rand(recipe.batch, generator=generator) > 0.1
         noise_BFD = torch.randn(x0_BFD.shape, generator=generator)
         signal_B11 = alpha_bar_T[t_B].sqrt()[:, None, None]
         x_BFD = signal_B11 * x0_BFD + (1 - signal_B11**2).sqrt() * noise_BFD
+        target_BFD = denoising_target(denoiser.prediction_type, x0_BFD, noise_BFD, signal_B11)
         valid_BF = valid_mask(length_B, x0_BFD.shape[1])
-        text_BC = text_UC[data.caption_N[row_B]] * keep_B1
+        text = denoiser.condition_rows(condition, data.caption_N[row_B], kept_B)
         with torch.autocast("cpu", torch.bfloat16):
-            predicted_BFD = model(x_BFD * valid_BF[..., None], t_B, text_BC, length_B).float()
-        value = _update(x0_loss(predicted_BFD - x0_BFD, valid_BF), model, optimiser, rate)
+            predicted_BFD = denoiser.predict(x_BFD * valid_BF[..., None], t_B, text, length_B).float()
+        loss = denoising_loss(denoiser.prediction_type, predicted_BFD - target_BFD, valid_BF)
+        value = _update(loss, model, optimiser, rate)
         average.update_parameters(model)
         on_step(step, value)
     model.load_state_dict(average.module.state_dict())

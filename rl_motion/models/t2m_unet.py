@@ -20,10 +20,12 @@ from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
 from rl_motion.models.layers import Encoder, LayerConfig, valid_mask
 from rl_motion.models.t2m_unet_layers import Text, UNet, UNetConfig
+from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions
 
 _FRAMES_MULTIPLE = 16
-"""To which the official code pads frames, whatever the number of levels: visible padding is part of the function."""
+"""To which the official code pads frames, whatever the number of levels: visible padding is part of the function.
+Where frames are masked it is none, and they are padded to what the levels need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class TextTokens:
 
 
 class T2MUnet(nn.Module):
-    """The denoising network: (x_t, t, text) -> x_0, text by cross-attention from every block of a U-Net.
+    """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict.
+
+    Text comes in by cross-attention from every block of a U-Net.
 
     LoRA reaches its linear layers: `attention` is the cross-attention, `mlp` the time embedding and the scales and
     shifts that it gives every block (AdaGN), `condition` the text layers. Convolutions stay frozen.
@@ -111,21 +115,21 @@ class T2MUnet(nn.Module):
         self.unet = UNet(
             UNetConfig(config.features, channels, config.time_dim, width, config.linear_attention, config.dropout)
         )
-        self._multiple = max(_FRAMES_MULTIPLE, 2 ** len(channels))
+        self._multiple = max(1 if config.mask_frames else _FRAMES_MULTIPLE, 2 ** len(channels))
 
     def forward(self, x_BFD: Tensor, t_B: Tensor, text: TextTokens | None, length_B: Tensor) -> Tensor:
-        """Predict the clean motion.
+        """Predict the clean motion, or what else the network was trained to.
 
         Args:
-            x_BFD: noisy normalised features. Frames are padded with zeros to a multiple of 16; where frames are
-                not masked the result depends on F (official weights want F = `max_frames`).
+            x_BFD: noisy normalised features. Where frames are not masked, they are padded with zeros to a multiple of
+                16, and the result depends on F (official weights want F = `max_frames`).
             t_B: integer timesteps, below 5000.
             text: tokens of the text encoder; None is the null condition for the whole batch: cross-attention is
                 skipped, in the official code too (no vector stands in for the text).
             length_B: valid frames per row; without `mask_frames` they are not looked at.
 
         Returns:
-            x0 [B, F, D]; with `mask_frames`, values beyond the length are meaningless but finite.
+            The prediction [B, F, D]; with `mask_frames`, values beyond the length are meaningless but finite.
 
         Raises:
             ValueError: more than `max_frames` frames, or the features are not those of the model.
@@ -142,9 +146,9 @@ class T2MUnet(nn.Module):
             )
         x_BDF = functional.pad(x_BFD.transpose(1, 2), (0, -frames % self._multiple))
         encoded = None if text is None else self.encode(text)
-        x0_BDF = self.unet(x_BDF, t_B, encoded, length_B if self.config.mask_frames else None)
-        x0_BFD: Tensor = x0_BDF[:, :, :frames].transpose(1, 2).contiguous()
-        return x0_BFD
+        output_BDF = self.unet(x_BDF, t_B, encoded, length_B if self.config.mask_frames else None)
+        output_BFD: Tensor = output_BDF[:, :, :frames].transpose(1, 2).contiguous()
+        return output_BFD
 
     def encode(self, text: TextTokens) -> Text:
         """The text as the U-Net attends to it, [B, M, E]: projection, post-norm layers, norm; no positions."""
@@ -176,14 +180,20 @@ class T2MUnetDenoiser(MotionDenoiser):
     """
 
     def __init__(
-        self, network: T2MUnet, schedule: ScheduleConfig, *, space: MotionSpace, text_encoder: TokenConditioner
+        self,
+        network: T2MUnet,
+        schedule: ScheduleConfig,
+        *,
+        space: MotionSpace,
+        text_encoder: TokenConditioner,
+        prediction_type: PredictionType = "sample",
     ) -> None:
-        """Combine a network with its noise schedule, its feature space and its text encoder.
+        """Combine a network with its noise schedule, its feature space, its text encoder and what it predicts.
 
         Raises:
             ValueError: the statistics are not [features], or a deviation is not positive.
         """
-        super().__init__(network, schedule, space)
+        super().__init__(network, schedule, space, prediction_type)
         self.canvas = None if network.config.mask_frames else network.config.max_frames
         self._text_dim = network.config.text_dim
         self._mask_tokens = network.config.mask_tokens
@@ -206,6 +216,12 @@ class T2MUnetDenoiser(MotionDenoiser):
     def null_condition(self, batch: int) -> None:
         """No text: the unconditional half skips cross-attention."""
         return None
+
+    def condition_rows(self, condition: TextTokens, row_B: Tensor, kept_B: Tensor) -> TextTokens:
+        """Texts in a given order, of length 0 where `kept_B` is False; no more tokens than the longest kept one has."""
+        length_B = condition.length_B[row_B] * kept_B
+        longest = max(int(length_B.max()), 1)
+        return TextTokens(condition.tokens_BMC[row_B, :longest], length_B)
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised features of the frames up to the longest row, exactly 0 beyond the length; differentiable."""

@@ -87,7 +87,7 @@ class CrossAttention(nn.Module):
         key_BHMC, value_BHMC = self._split(self.key(text_BME)), self._split(self.value(text_BME))
         hidden_B11M = ~text.valid_BM[:, None, None, :]
         # A finite minimum, not -inf: rows without a token stay finite, and so do their gradients.
-        lowest = torch.finfo(x_BFC.dtype).min
+        lowest = torch.finfo(key_BHMC.dtype).min
         if self.linear_attention:
             weight_BHMC = key_BHMC.masked_fill(hidden_B11M.transpose(-2, -1), lowest).softmax(dim=-2)
             memory_BHCC = self.dropout(torch.matmul(weight_BHMC.transpose(-2, -1), value_BHMC))
@@ -129,7 +129,7 @@ class UNet(nn.Module):
     """Two blocks per level on the way down, two in the middle, two per level on the way up, with skips."""
 
     def __init__(self, config: UNetConfig) -> None:
-        """Build the network; its last convolution starts at zero, so it first predicts the zero motion.
+        """Build the network; its last convolution starts at zero, so it first predicts zeros.
 
         Raises:
             ValueError: there are no levels, or their channels do not suit group norm and heads.
@@ -157,7 +157,7 @@ class UNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x_BCF: Tensor, t_B: Tensor, text: Text | None, length_B: Tensor | None) -> Tensor:
-        """Predict the clean motion.
+        """Predict the clean motion, or what else the network was trained to.
 
         Args:
             x_BCF: noisy motion; F is a multiple of 2 ** levels.
@@ -185,8 +185,8 @@ class UNet(nn.Module):
             up, first, second = cast("nn.ModuleList", parts)
             x_BCF = torch.cat([up(_masked(x_BCF, valid[level + 1])), skips.pop()], dim=1)
             x_BCF = second(first(x_BCF, condition, valid[level]), condition, valid[level])
-        x0_BCF: Tensor = self.final_conv(x_BCF)
-        return x0_BCF
+        output_BCF: Tensor = self.final_conv(x_BCF)
+        return output_BCF
 
 
 class _ResidualBlock(nn.Module):

@@ -1,8 +1,8 @@
 """The small weights that ship in the package, and the project's own checkpoint form that they and users' models share.
 
-A checkpoint is a directory: `config.json` (kind, network shape, schedule, fps, representation, text encoder),
-`model.safetensors` (the network under its official names, `mean_D`, `std_D`, and `text_mean_C`, `text_std_C` where text
-embeddings are normalised) and `README.md`, its model card.
+A checkpoint is a directory: `config.json` (kind, network shape, schedule, what it predicts, fps, representation, text
+encoder), `model.safetensors` (the network under its official names, `mean_D`, `std_D`, and `text_mean_C`, `text_std_C`
+where text embeddings are normalised) and `README.md`, its model card.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
+from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
@@ -52,6 +53,8 @@ class CheckpointConfig(BaseModel):
     text_encoder: str
     """A directory beside the checkpoint's."""
     schedule: ScheduleConfig | None = None
+    prediction_type: PredictionType = "sample"
+    """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
     fps: float = 20.0
     representation: Representation = Representation.HUMANML3D_263
 
@@ -87,7 +90,9 @@ def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfi
     if space.text is not None:
         tensors |= {"text_mean_C": space.text.mean_C, "text_std_C": space.text.std_C}
     save_file(tensors, directory / "model.safetensors")
-    (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    left_out = {"prediction_type"} if config.prediction_type == "sample" else None
+    text = config.model_dump_json(indent=2, exclude=left_out)
+    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def network_shape(network: nn.Module) -> dict[str, Any]:
@@ -110,7 +115,9 @@ def load_denoiser(name_or_dir: str | Path) -> MotionDenoiser:
         raise UserError(f"got {path / 'config.json'} without a schedule; want one; copy it from the model's training")
     text_encoder = _text_encoder(path, config)
     try:
-        denoiser: MotionDenoiser = denoiser_class(network, config.schedule, space=space, text_encoder=text_encoder)
+        denoiser: MotionDenoiser = denoiser_class(
+            network, config.schedule, space=space, text_encoder=text_encoder, prediction_type=config.prediction_type
+        )
     except ValueError as error:
         raise _broken(path, error) from error
     return denoiser.eval().requires_grad_(False)

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from rl_motion.config import ScheduleConfig
-from rl_motion.models.mdm import MDM, MDMConfig
+from rl_motion.models.denoiser import MotionSpace
+from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.pretraining import (
     PATH_WEIGHT,
     MotionText,
@@ -41,6 +42,14 @@ def motion_text(padding=0.0):
     return MotionText(features, length_N, caption_N)
 
 
+class Pooled:
+    """A text encoder that knows each caption by its number."""
+
+    def pooled(self, texts):
+        text_UC = torch.randn(CAPTIONS, 6, generator=torch.Generator().manual_seed(2))
+        return text_UC[[int(t) for t in texts]]
+
+
 def train_mdm(recipe, data=None, watch=None):
     torch.manual_seed(1)
     model = MDM(MDMConfig(
@@ -55,8 +64,9 @@ def train_mdm(recipe, data=None, watch=None):
         if watch:
             watch(model)
 
-    text_UC = torch.randn(CAPTIONS, 6, generator=torch.Generator().manual_seed(2))
-    train_denoiser(model, data or motion_text(), text_UC, SCHEDULE, recipe, on_step)
+    space = MotionSpace(torch.zeros(263), torch.ones(263))
+    denoiser = MDMDenoiser(model, SCHEDULE, space=space, text_encoder=Pooled())
+    train_denoiser(denoiser, data or motion_text(), [str(n) for n in range(CAPTIONS)], recipe, on_step)
     return model, losses
 
 
