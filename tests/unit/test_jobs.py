@@ -65,7 +65,7 @@ def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
     [
         ("text", {"--zoo", "--steps"}),
         ("tmr", {"--zoo", "--steps", "--seed"}),
-        ("denoiser", {"--zoo", "--name", "--seed", "--steps", "--upper-bound"}),
+        ("denoiser", {"--zoo", "--kind", "--predicts", "--name", "--seed", "--steps", "--upper-bound"}),
         ("all", {"--zoo"}),
     ],
 )
