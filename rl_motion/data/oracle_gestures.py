@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rl_motion.data.oracle_measures import Measures, bumps
+from rl_motion.data.oracle_measures import Array, Measures, bumps
 from rl_motion.data.oracle_reading import Reading
 from rl_motion.data.oracle_rules import (
     ARM,
@@ -167,12 +167,20 @@ def _lean(m: Measures, reading: Reading) -> dict[str, bool]:
 
 def _twist(m: Measures, reading: Reading) -> dict[str, bool]:
     sign = 1.0 if reading.side == "left" else -1.0
-    hips, shoulders = (m.own_FJ3[:, a] - m.own_FJ3[:, b] for a, b in ((1, 2), (16, 17)))
-    angle_F = sign * np.degrees(np.arctan2(-shoulders[:, 2], shoulders[:, 0]) - np.arctan2(-hips[:, 2], hips[:, 0]))
+    hips_F, shoulders_F = (_facing_F(m.own_FJ3[:, a] - m.own_FJ3[:, b]) for a, b in ((1, 2), (16, 17)))
+    angle_F = sign * (shoulders_F - hips_F)
+    # The shoulders are meant to turn; it is the hips that face ahead.
+    ahead_F = np.degrees(m.yaw_F) + hips_F
     return {
         **counted(bumps(angle_F, 22, 14, m.fps), reading), **stays(m), "feet down": _feet_flat(m),
         "upright": upright(m), "one side": float(angle_F.min()) > -15,
+        "faces ahead": float(np.abs(ahead_F - ahead_F[0]).max()) < 45,
     }  # fmt: skip
+
+
+def _facing_F(across_F3: Array) -> Array:
+    """Degrees to the left that a line across the body, from its right to its left, faces in the body's own frame."""
+    return np.degrees(np.arctan2(-across_F3[:, 2], across_F3[:, 0]))
 
 
 def _lunge_side(m: Measures, reading: Reading, side: str) -> dict[str, bool]:
