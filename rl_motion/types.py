@@ -132,3 +132,18 @@ class Experience:
 
     trajectory: Trajectory
     advantage_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGradient:
+    """What one unit adds to an optimiser step, computed from zero: who computes it changes nothing.
+
+    gradient: of the loss times the unit's share of the step's rows, by name of the parameter, on the CPU; without the
+    parameters that the loss does not use.
+    loss: not multiplied by that share. metrics: what the algorithm recorded.
+    """
+
+    unit: Unit
+    loss: float
+    gradient: Mapping[str, Tensor]
+    metrics: Metrics

@@ -1,16 +1,18 @@
 """A whole run in miniature: one Gaussian step, one trainable vector, real learner and algorithm, no peft.
 
 Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
-`toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:crash_learner=FILE` in the
-second update, `toy:bug` raises in every rollout, `toy:interrupt=N` is Ctrl-C in iteration N.
+`toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:bug` raises in every rollout,
+`toy:interrupt=N` is Ctrl-C in iteration N. In the second update, `toy:crash_learner=FILE` ends the process once,
+`toy:bug_learner=N` raises and `toy:nan=N` gives NaN in unit N, and `toy:drift=FILE` moves the adapter, once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,16 @@ from rl_motion.prompts.pool import PromptPool, make_prompt
 from rl_motion.protocols import Replay
 from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop, build_algorithm
 from rl_motion.runtime.frontend import Means
-from rl_motion.types import AdapterState, Motions, Normalisation, Representation, Scored, Trajectory, Unit
+from rl_motion.types import (
+    AdapterState,
+    Motions,
+    Normalisation,
+    Representation,
+    Scored,
+    Trajectory,
+    Unit,
+    UnitGradient,
+)
 
 FEATURES = 3
 
@@ -68,14 +79,12 @@ class TinyPolicy:
         )
 
     def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
-        kind, _, where = self._mishap.partition("=")
-        if kind == "crash_learner" and trajectory.unit.iteration == 1 and trajectory.unit.index == 2:
-            die_once(Path(where))
+        sound = self._misbehave_in_replay(trajectory.unit)
         start_BFD = trajectory.latents_BTFD[:, 0]
         mean_BSFD = (self._mean(start_BFD) if adapter else 0.5 * start_BFD)[:, None]
         ones = torch.ones(1, dtype=torch.float64)
         scale_B = torch.full((len(start_BFD),), 1.0 / start_BFD[0].numel(), dtype=torch.float64)
-        log_prob_BS = self._log_prob(trajectory.latents_BTFD, mean_BSFD)
+        log_prob_BS = sound * self._log_prob(trajectory.latents_BTFD, mean_BSFD)
         return Replay(log_prob_BS, mean_BSFD, ones, ones, scale_B)
 
     def decode(self, trajectory: Trajectory) -> Motions:
@@ -114,6 +123,21 @@ class TinyPolicy:
         if kind == "crash" and unit.index == 1:
             die_once(Path(where))
 
+    def _misbehave_in_replay(self, unit: Unit) -> float:
+        """The factor of the log-probs: 1, or NaN."""
+        kind, _, where = self._mishap.partition("=")
+        if unit.iteration != 1:
+            return 1.0
+        if kind == "crash_learner" and unit.index == 2:
+            die_once(Path(where))
+        if kind == "bug_learner" and unit.index == int(where):
+            raise ValueError(f"a bug in learning from unit {unit.index}")
+        if kind == "drift":
+            with contextlib.suppress(FileExistsError), torch.no_grad():
+                Path(where).touch(exist_ok=False)
+                self.pull += 1e-3
+        return float("nan") if kind == "nan" and unit.index == int(where) else 1.0
+
 
 def policy(job: Job) -> TinyPolicy:
     return TinyPolicy(job.model.name.partition(":")[2])
@@ -135,9 +159,16 @@ def rewards(job: Job) -> Scorer:
     return score
 
 
-def training(job: Job) -> Training:
+class HastyLearner(Learner):
+    """Adds gradients in the order in which they arrive, learner by learner: what a learner must not do."""
+
+    def _in_unit_order(self, chunk: Sequence[Unit], gathered: Sequence[UnitGradient]) -> list[UnitGradient]:
+        return list(gathered)
+
+
+def training(job: Job, kind: type[Learner] = Learner) -> Training:
     made = policy(job)
-    learner = Learner(made, build_algorithm(job), job.train)
+    learner = kind(made, build_algorithm(job), job.train)
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +177,10 @@ def training(job: Job) -> Training:
             save_file(made.adapter_state(), folder / "adapter_model.safetensors")
 
     return Training(made, learner, save)
+
+
+def hasty_training(job: Job) -> Training:
+    return training(job, HastyLearner)
 
 
 def pool(job: Job) -> PromptPool:
@@ -203,6 +238,7 @@ WORKSHOP = Workshop(
 )
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)
+HASTY = Means(replace(WORKSHOP, training=hasty_training), evaluate)
 REAL_POLICY = Means(Workshop(check=check, rewards=rewards, pool=pool, weights=weights), evaluate)
 """Only rewards, prompts and evaluation are toys."""
 OTHER_PROMPTS = Means(replace(WORKSHOP, pool=other_pool), evaluate)

@@ -177,8 +177,11 @@ class RuntimeConfig(Section):
     backend: Literal["local", "ray"] = "ray"
     rollout_workers: Positive = 1
     reward_workers: Positive = 1
+    learner_workers: Positive = 1
+    """Learners that share the units of an optimiser step: more than `train.units_per_step` are idle. On Ray; `local`
+    works with one."""
     threads: Positive = 2
-    """Torch threads of every worker and of the learner, the same on both backends."""
+    """Torch threads of every worker, the same on both backends."""
     keep_commits: Positive = 2
 
 

@@ -1,11 +1,12 @@
 """The optimiser's half of training: audit, accumulate, clip, step, average. Knows no algorithm.
 
-Units enter in the order of their index, so the same experience gives the same bits in whatever order it
-arrives.
+Each unit's gradient is computed from zero, and they are added in the order of the units' indices: the same experience
+gives the same bits in whatever order it arrives and on however many learners it is computed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from rl_motion.config import RunFault, TrainConfig, UserError
+from rl_motion.learner.rounds import Rounds, together
 from rl_motion.policies import audit
 from rl_motion.protocols import Algorithm, MotionPolicy
-from rl_motion.types import Experience, Metrics
+from rl_motion.types import Experience, Metrics, Unit, UnitGradient
 
 _ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
 _EMA, _ALGORITHM = "ema/", "algorithm/"
@@ -49,36 +51,48 @@ class Learner:
         self._audited = False
 
     def step(self, batch: Sequence[Experience]) -> Metrics:
-        """`inner_epochs` passes over the batch, an optimiser step every `units_per_step` units.
+        """An update by this learner alone; see `rounds`."""
+        (metrics,) = together([self.rounds([experience.trajectory.unit for experience in batch], batch)])
+        return metrics
 
-        The first call audits every unit.
+    def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
+        """`inner_epochs` passes over the units, an optimiser step every `units_per_step` of them: an update in rounds.
+
+        The first call audits every own unit.
+
+        Args:
+            units: all of the iteration.
+            own: what this learner has to compute; other learners have the rest.
 
         Returns:
             The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`), and the
-            learner's own.
+            learner's own; the same on every learner.
 
         Raises:
             AuditError: replay does not reproduce a rollout bit for bit; nothing was updated.
-            RunFault: a loss or a gradient is not finite; the learner is as it was before the call.
+            RunFault: a loss or a gradient is not finite, on whichever learner. This and whatever else ends an update
+                early leave the learner as it was before.
         """
-        units = sorted(batch, key=lambda experience: experience.trajectory.unit.index)
         if not units:
             raise ValueError("got no experience; want at least one unit; pass every unit of the iteration")
+        in_order = sorted(units, key=lambda unit: unit.index)
+        held = {experience.trajectory.unit.index: experience for experience in own}
         if not self._audited:
-            for experience in units:
+            for _, experience in sorted(held.items()):
                 audit(self._policy, experience.trajectory)
             self._audited = True
         size = self._config.units_per_step
-        chunks = [units[start : start + size] for start in range(0, len(units), size)]
+        chunks = [in_order[start : start + size] for start in range(0, len(units), size)] * self._algorithm.inner_epochs
         before = self.state_dict_tensors()
+        parts: list[tuple[int, Metrics]] = []
         try:
-            parts = [
-                part for _ in range(self._algorithm.inner_epochs) for chunk in chunks for part in self._update(chunk)
-            ]
-        except RunFault:
+            for chunk in chunks:
+                gathered = yield self._gradients(chunk, held)
+                parts += self._update(self._in_unit_order(chunk, gathered))
+        except BaseException:  # closed in the middle, too: another learner failed
             self.load_state_dict_tensors(before)
             raise
-        metrics = _merge(parts) | {"learner/updates": float(len(chunks) * self._algorithm.inner_epochs)}
+        metrics = _merge(parts) | {"learner/updates": float(len(chunks))}
         self._algorithm.adapt(metrics)
         self._average()
         return metrics
@@ -136,32 +150,55 @@ class Learner:
             now = _doubled(self._policy.adapter_state())
             self._ema = {name: decay * mean + (1.0 - decay) * now[name] for name, mean in self._ema.items()}
 
-    def _update(self, units: Sequence[Experience]) -> list[tuple[int, Metrics]]:
+    def _gradients(self, chunk: Sequence[Unit], held: Mapping[int, Experience]) -> list[UnitGradient]:
+        """Of those units of one optimiser step that are held here."""
+        rows = sum(unit.batch for unit in chunk)
+        return [self._gradient(held[unit.index], unit.batch / rows) for unit in chunk if unit.index in held]
+
+    def _gradient(self, experience: Experience, share: float) -> UnitGradient:
+        loss, recorded = self._algorithm.loss(self._policy, experience)
+        parameters = list(self._parameters.values())
+        parts = torch.autograd.grad(loss * share, parameters, allow_unused=True)
+        named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
+        return UnitGradient(experience.trajectory.unit, loss.item(), named, recorded)
+
+    def _in_unit_order(self, chunk: Sequence[Unit], gathered: Sequence[UnitGradient]) -> list[UnitGradient]:
+        """Addition in float32 is not associative: this order, not that of arrival, makes learners interchangeable."""
+        found = sorted(gathered, key=lambda gradient: gradient.unit.index)
+        got, want = [gradient.unit.index for gradient in found], [unit.index for unit in chunk]
+        if got != want:
+            raise ValueError(f"got gradients of the units {got}; want {want}; give every unit to exactly one learner")
+        return found
+
+    def _update(self, gradients: Sequence[UnitGradient]) -> list[tuple[int, Metrics]]:
         """One optimiser step; the metrics of each unit with its rows."""
-        rows = sum(experience.trajectory.unit.batch for experience in units)
-        parts: list[tuple[int, Metrics]] = []
-        self._optimizer.zero_grad(set_to_none=True)
-        for experience in units:
-            share = experience.trajectory.unit.batch / rows
-            loss, recorded = self._algorithm.loss(self._policy, experience)
-            self._refuse_non_finite("loss", loss.item(), experience)
-            (loss * share).backward()
-            parts.append((experience.trajectory.unit.batch, recorded))
+        for gradient in gradients:
+            _refuse_non_finite("loss", gradient.loss, gradient.unit)
+        for name, parameter in self._parameters.items():
+            parts = [gradient.gradient[name] for gradient in gradients if name in gradient.gradient]
+            parameter.grad = _added(parts).to(parameter.device) if parts else None
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
-        self._refuse_non_finite("gradient norm", norm, units[0])
+        _refuse_non_finite("gradient norm", norm, gradients[0].unit)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return [(batch, recorded | {"learner/grad_norm": norm}) for batch, recorded in parts]
+        return [(gradient.unit.batch, gradient.metrics | {"learner/grad_norm": norm}) for gradient in gradients]
 
-    def _refuse_non_finite(self, what: str, value: float, experience: Experience) -> None:
-        if not torch.isfinite(torch.tensor(value)):
-            self._optimizer.zero_grad(set_to_none=True)
-            unit = experience.trajectory.unit
-            raise RunFault(
-                f"got {what} {value} in iteration {unit.iteration}, unit {unit.index}; want a finite "
-                "number; the adapter was not updated. Lower train.learning_rate or look at that iteration's "
-                "rewards, then resume from the last commit"
-            )
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum from first to last, in the layout in which autograd keeps it: a norm is summed in that order."""
+    total = parts[0].clone(memory_format=torch.contiguous_format)
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _refuse_non_finite(what: str, value: float, unit: Unit) -> None:
+    if not math.isfinite(value):
+        raise RunFault(
+            f"got {what} {value} in iteration {unit.iteration}, unit {unit.index}; want a finite "
+            "number; the adapter was not updated. Lower train.learning_rate or look at that iteration's "
+            "rewards, then resume from the last commit"
+        )
 
 
 def _doubled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

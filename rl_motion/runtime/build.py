@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from rl_motion.config import Job, UserError
+from rl_motion.learner.rounds import Rounds
 from rl_motion.prompts.pool import PromptPool, read_prompts
 from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics, Motions, Prompt, Scored, Trajectory, Unit
@@ -31,8 +32,8 @@ Scorer = Callable[[Motions, Unit], Scored]
 class LearnerLike(Protocol):
     """What the runtime asks of a learner."""
 
-    def step(self, experiences: Sequence[Experience]) -> Metrics:
-        """One update from an iteration's units, in order; audits before its first."""
+    def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
+        """One update from an iteration's units, of which it computes its own; audits before its first."""
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
         """Everything the next step depends on, adapter included, as flat tensors."""

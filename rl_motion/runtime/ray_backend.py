@@ -2,15 +2,21 @@
 
     driver -- unit, adapter ref --> rollout actor -- trajectory ref --> reward actor --> Scored
                                           \\------- trajectory refs --------> learner actor --> Learned
+                                                                             |  ^ unit gradients, by reference
+                                                                        other learners
 
 Trajectories pass from actor to actor as references; the driver holds none of them. A system error (a dead
 actor or node, a lost object) costs time only: the unit is sampled again by a fresh actor and, being keyed by
 what it is and not by who computes it, comes out the same. An application error stops the run at once, with
 its own traceback.
+
+Learners share an update in rounds (rl_motion/learner/rounds.py). Nobody waits for a peer: a learner that fails or dies
+is the failure of its own call, which the driver sees at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter, deque
@@ -19,12 +25,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import exceptions
 from ray._private import ray_constants
 from torch import Tensor
 
-from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config import Job, RunFault
 from rl_motion.runtime.build import Workshop
+from rl_motion.runtime.ray_calls import ATTEMPTS, SystemFault, all_of, any_of, get, given_up, resources
 from rl_motion.runtime.workers import (
     Environment,
     Learned,
@@ -35,17 +41,6 @@ from rl_motion.runtime.workers import (
 )
 from rl_motion.types import Scored, Trajectory, Unit
 
-ATTEMPTS = 4
-"""How often one call is tried before a run gives up on its system errors."""
-
-_SYSTEM_ERRORS = (
-    exceptions.RayActorError,
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-    exceptions.ObjectLostError,
-    exceptions.OutOfMemoryError,
-)
-_PATIENCE_S = 60.0
 _log = logging.getLogger(__name__)
 
 Call = Callable[[Any], tuple[Any, ...]]
@@ -58,15 +53,6 @@ class Held:
 
     unit: Unit
     ref: Any
-
-
-class SystemFault(RunFault):
-    """A call failed because of machines, not because of code; `lost`: an object it needed is gone."""
-
-    def __init__(self, cause: BaseException) -> None:
-        """Keep what Ray said."""
-        super().__init__(str(cause).strip().splitlines()[0])
-        self.lost = isinstance(cause, exceptions.ObjectLostError)
 
 
 class RolloutActor(RolloutWorker):
@@ -116,11 +102,11 @@ class Pool:
         """
         actor = self.coming.pop(ready)
         try:
-            answer = _get(ready)
+            answer = get(ready)
         except SystemFault as fault:
             self.deaths += 1
             if self.deaths == ATTEMPTS:
-                raise _given_up(f"starting a worker ({fault})") from fault
+                raise given_up(f"starting a worker ({fault})") from fault
             self.fill()
             return None
         self.deaths = 0
@@ -132,7 +118,7 @@ class Pool:
         """Wait for all that are on their way; returns what they answered."""
         answers = []
         while self.coming:
-            answers += [self.admit(ready) for ready in _any_of(list(self.coming))]
+            answers += [self.admit(ready) for ready in any_of(list(self.coming))]
         return [answer for answer in answers if answer is not None]
 
     def close(self) -> None:
@@ -144,15 +130,22 @@ class Pool:
 
 
 class RayBackend:
-    """Rollout pool, reward pool and learner, on the cluster of this process or on one of its own."""
+    """Rollout pool, reward pool and learners, on the cluster of this process or on one of its own."""
 
     def __init__(self, job: Job, workshop: Workshop) -> None:
         """Connects; `start` makes the workers."""
         self._owns_cluster = connect()
         workers = job.runtime
+        self._units_per_step = job.train.units_per_step
+        if workers.learner_workers > self._units_per_step:
+            _log.warning(
+                "%d learners share %d units of an optimiser step: the others are idle; lower runtime.learner_workers",
+                workers.learner_workers,
+                self._units_per_step,
+            )
         self._rollout = Pool(_spawner(RolloutActor, job, workshop, "rollout"), workers.rollout_workers, self._inspect)
         self._reward = Pool(_spawner(RewardWorker, job, workshop, "reward"), workers.reward_workers, self._inspect)
-        self._learner = Pool(_spawner(LearnerWorker, job, workshop, "learner"), 1, self._inspect)
+        self._learner = Pool(_spawner(LearnerWorker, job, workshop, "learner"), workers.learner_workers, self._inspect)
         self._environment: Environment | None = None
         self._kept: Snapshot
         self._asked: tuple[Sequence[Unit], tuple[int, str, Any]]
@@ -165,14 +158,14 @@ class RayBackend:
         """
         for pool in (self._learner, self._rollout, self._reward):
             pool.fill()
-        (snapshot,) = self._learner.admit_all()
+        snapshots = self._learner.admit_all()
         for pool in (self._rollout, self._reward):
             pool.admit_all()
-        return self._keep(snapshot)
+        return self._keep(_agreed(snapshots))
 
     def restore(self, version: int, state: bytes) -> Snapshot:
-        """Put the learner back to a commit's version and state."""
-        return self._keep(_get(self._learner.actors[0].restore.remote(version, state)))
+        """Put the learners back to a commit's version and state."""
+        return self._keep(_agreed(all_of([actor.restore.remote(version, state) for actor in self._learner.actors])))
 
     def rollout(self, units: Sequence[Unit], snapshot: Snapshot) -> list[Held]:
         """Sample every unit with this adapter, whoever is free takes the next; results in unit order."""
@@ -188,23 +181,27 @@ class RayBackend:
                 return [scored for scored, _ in _scatter(self._reward, calls)]
             except SystemFault as fault:
                 self._sample_again(trajectories, fault)
-        raise _given_up("scoring")
+        raise given_up("scoring")
 
     def learn(self, trajectories: list[Held], rewards: Sequence[Tensor]) -> Learned:
-        """One update from all of them; a dead learner is rebuilt from the last snapshot and asked again."""
+        """One update from all of them; dead learners are rebuilt from the last snapshot and asked again."""
+        cause: SystemFault | None = None
         for _ in range(ATTEMPTS):
-            learner = self._learner.actors[0]
             try:
-                learned: Learned = _get(learner.learn.remote(list(rewards), *(held.ref for held in trajectories)))
+                learned = self._learn_together(trajectories, rewards)
             except SystemFault as fault:
+                cause = fault
                 if fault.lost:
                     self._sample_again(trajectories, fault)
                 else:
-                    self._rebuild_learner(fault)
+                    self._replace_learners(fault)
+                # The snapshot is that of the last commit: nothing of the interrupted update survives in it.
+                for actor in self._learner.actors:
+                    actor.restore.remote(self._kept.version, self._kept.state)
             else:
                 self._keep(learned.snapshot)
                 return learned
-        raise _given_up("the update")
+        raise given_up(f"the update ({cause})") from cause
 
     def close(self) -> None:
         """Let the workers go; shut Ray down where this run started it."""
@@ -225,12 +222,33 @@ class RayBackend:
         _log.warning("trajectories were lost (%s); sampling them again", fault)
         trajectories[:] = self._sample()
 
-    def _rebuild_learner(self, fault: SystemFault) -> None:
-        _log.warning("the learner died (%s); rebuilding it from its last snapshot", fault)
-        self._learner.replace(self._learner.actors[0])
+    def _learn_together(self, trajectories: Sequence[Held], rewards: Sequence[Tensor]) -> Learned:
+        """All learners in lock-step; gradients pass between them as references.
+
+        Raises:
+            SystemFault: one of them died, or an object that it needs is lost.
+            RunFault: they are no longer alike.
+        """
+        learners, units = self._learner.actors, [held.unit for held in trajectories]
+        shares: list[list[Any]] = [[] for _ in learners]
+        for position, held in enumerate(trajectories):
+            shares[position % self._units_per_step % len(learners)].append(held.ref)
+        turns = [
+            learner.begin.options(num_returns=2).remote(units, list(rewards), *share)
+            for learner, share in zip(learners, shares, strict=True)
+        ]
+        while None in (ended := all_of([end for end, _ in turns])):
+            said = [gradients for _, gradients in turns]
+            turns = [learner.proceed.options(num_returns=2).remote(*said) for learner in learners]
+        _check_alike(ended)
+        learned: Learned = get(learners[0].learned.remote())
+        return learned
+
+    def _replace_learners(self, fault: SystemFault) -> None:
+        _log.warning("a learner died (%s); rebuilding all from their last snapshot", fault)
+        for actor in list(self._learner.actors):
+            self._learner.replace(actor)
         self._learner.admit_all()
-        # The snapshot is that of the last commit: nothing of the interrupted update survives in it.
-        self._learner.actors[0].restore.remote(self._kept.version, self._kept.state)
 
     def _inspect(self, answer: Snapshot | Environment) -> None:
         """Every worker computes like the first learner, which `start` admits before all others."""
@@ -270,14 +288,10 @@ def connect() -> bool:
     return True
 
 
-def _resources() -> dict[str, float]:
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
 def _spawner(kind: type, job: Job, workshop: Workshop, role: str) -> Callable[[], Any]:
     """How to start one actor of this kind: on nodes with the custom resource `role`, where there are any."""
-    cluster = _resources()
-    workers = job.runtime.rollout_workers + job.runtime.reward_workers + 1
+    cluster = resources()
+    workers = job.runtime.rollout_workers + job.runtime.reward_workers + job.runtime.learner_workers
     cores, wanted = cluster.get("CPU", 0.0), job.runtime.threads
     # Claim what is used where the cluster has it, or has yet to grow; a fair share of it where it is too small,
     # since fewer cores change the speed alone.
@@ -319,60 +333,24 @@ def _scatter(pool: Pool, calls: Sequence[Call]) -> list[tuple[Any, Any]]:
             index, actor = waiting.popleft(), idle.pop()
             refs = calls[index](actor)
             running[refs[0]] = (index, actor, refs[-1])
-        done = _any_of([*running, *pool.coming])[0]
+        done = any_of([*running, *pool.coming])[0]
         if done in pool.coming:
             idle += [pool.actors[-1]] if pool.admit(done) is not None else []
             continue
         index, actor, result = running.pop(done)
         try:
-            results[index] = (_get(done), result)
+            results[index] = (get(done), result)
             idle.append(actor)
         except SystemFault as fault:
             if fault.lost:
                 raise
             failures[index] += 1
             if failures[index] == ATTEMPTS:
-                raise _given_up(f"a unit of work ({fault})") from fault
+                raise given_up(f"a unit of work ({fault})") from fault
             _log.warning("a worker died (%s); its unit goes to another", fault)
             pool.replace(actor)
             waiting.appendleft(index)
     return results
-
-
-def _get(ref: Any) -> Any:
-    """The value, or the error that the user should see."""
-    try:
-        return ray.get(ref)
-    except exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, _SYSTEM_ERRORS):
-            raise _fault(cause) from None
-        if isinstance(cause, UserError | RunFault):
-            raise cause from None
-        raise
-    except _SYSTEM_ERRORS as error:
-        raise _fault(error) from None
-
-
-def _fault(error: BaseException) -> RunFault:
-    """What a system error means for the run: an actor that could not even be made would fail again."""
-    if not (isinstance(error, exceptions.RayActorError) and error.actor_init_failed):
-        return SystemFault(error)
-    _log.error("a worker could not be made: %s", error)
-    reason = str(error).strip().splitlines()[-1]
-    return RunFault(
-        f"got {reason!r} where a worker was made; want this code and its packages on every node; install them there, "
-        "or start from the directory that the workers' code lies in, then resume the run"
-    )
-
-
-def _any_of(refs: list[Any]) -> list[Any]:
-    """Those that are done, at least one; says what it waits for, as a cluster may take minutes to grow."""
-    while True:
-        done, missing = ray.wait(refs, num_returns=1, timeout=_PATIENCE_S, fetch_local=False)
-        if done:
-            return done
-        _log.warning("waiting for %d answers; the cluster offers %s", len(missing), _resources())
 
 
 def _check_same(got: Environment, want: Environment) -> None:
@@ -383,7 +361,17 @@ def _check_same(got: Environment, want: Environment) -> None:
         )
 
 
-def _given_up(what: str) -> RunFault:
-    return RunFault(
-        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the run"
-    )
+def _agreed(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """The learners' starting point, which is the same for all."""
+    _check_alike([hashlib.sha256(snapshot.state).hexdigest() for snapshot in snapshots])
+    return snapshots[0]
+
+
+def _check_alike(states: Sequence[str]) -> None:
+    """Raises RunFault where learners differ in any bit of what their next step depends on."""
+    if len(set(states)) > 1:
+        raise RunFault(
+            f"got learners in different states ({', '.join(state[:12] for state in states)}); want the same bits in "
+            "all, as they add the same gradients in the same order; resume the run with runtime.learner_workers=1, or "
+            "on nodes of one kind"
+        )

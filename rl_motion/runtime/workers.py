@@ -8,6 +8,7 @@ Legend: B rows of a unit.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,13 +23,17 @@ from torch import Tensor
 from rl_motion.algorithms import ADVANTAGES
 from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
+from rl_motion.learner.rounds import Rounds, together
 from rl_motion.models.adapter import adapter_checksum
 from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop
-from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit
+from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit, UnitGradient
 
 _ADVANTAGES = "advantages/"
 """Before the names of what the advantages remember, in a learner's state."""
+
+Turn = tuple[str | None, list[UnitGradient]]
+"""A learner's part of a round: None and its own gradients; or, once the update is over, the SHA-256 of its state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +147,15 @@ class RewardWorker(Worker):
 
 
 class LearnerWorker(Worker):
-    """Holds the only adapter that changes, and what the advantages remember."""
+    """Holds an adapter that changes, and what the advantages remember; alone, or one of several that change alike."""
 
     def __init__(self, job: Job, workshop: Workshop) -> None:
         """As every worker."""
         super().__init__(job, workshop)
         self._version = 0
         self._memory: Memory = {}
+        self._metrics: Metrics = {}
+        self._rounds: Rounds | None = None
 
     @cached_property
     def training(self) -> Training:
@@ -161,6 +168,7 @@ class LearnerWorker(Worker):
 
     def restore(self, version: int, state: bytes) -> Snapshot:
         """Go back to a snapshot's `version` and `state`."""
+        self._give_up()
         tensors = safetensors.load(state)
         names = {name for name in tensors if name.startswith(_ADVANTAGES)}
         self._memory = {name.removeprefix(_ADVANTAGES): tensors.pop(name) for name in names}
@@ -169,15 +177,43 @@ class LearnerWorker(Worker):
         return self._snapshot()
 
     def learn(self, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
-        """One update.
+        """One update by this learner alone; see `begin`."""
+        together([self._update([trajectory.unit for trajectory in trajectories], rewards, trajectories)])
+        return self.learned()
+
+    def begin(self, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory) -> Turn:
+        """Begin an update that is shared with other learners; one that was left in the middle is undone.
 
         Args:
-            rewards: total reward [B] of each trajectory's rows.
-            trajectories: the iteration's, in unit order, all made with the present adapter.
+            units: the iteration's, in order.
+            rewards: total reward [B] of each unit's rows.
+            trajectories: those of this learner's own units, all made with the present adapter.
 
         Raises:
             RunFault: a trajectory was made with another adapter, or a reward is not finite.
         """
+        self._give_up()
+        self._rounds = self._update(units, rewards, trajectories)
+        return None, next(self._rounds)
+
+    def proceed(self, *said: Sequence[UnitGradient]) -> Turn:
+        """Take the optimiser step that all learners' gradients make, then the next turn.
+
+        Raises:
+            RunFault: a loss or gradient is not finite; the update is undone.
+        """
+        if self._rounds is None:
+            raise ValueError("got a round of no update; want one under way; call begin first")
+        try:
+            return None, self._rounds.send([gradient for part in said for gradient in part])
+        except StopIteration:
+            return hashlib.sha256(self._state()).hexdigest(), []
+
+    def learned(self) -> Learned:
+        """What the last update came to."""
+        return Learned(self._snapshot(), self._metrics)
+
+    def _update(self, units: Sequence[Unit], rewards: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Rounds:
         present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
         for trajectory in trajectories:
             if (trajectory.policy_version, trajectory.adapter_sha256) != present:
@@ -187,17 +223,27 @@ class LearnerWorker(Worker):
                     f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
                     "resume the run"
                 )
-        rewarded = [(t.unit, reward_B) for t, reward_B in zip(trajectories, rewards, strict=True)]
         estimate = ADVANTAGES[self._job.algorithm.advantages]
-        advantages, memory = estimate(rewarded, self._memory, self._job.algorithm)
-        pairs = zip(trajectories, advantages, strict=True)
-        metrics = self.training.learner.step([Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs])
+        estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)
+        advantages = dict(zip((unit.index for unit in units), estimated, strict=True))
+        own = [Experience(trajectory, advantages[trajectory.unit.index]) for trajectory in trajectories]
+        metrics = yield from self.training.learner.rounds(units, own)
         self._version, self._memory = self._version + 1, memory
-        return Learned(self._snapshot(), self.training.constants | metrics)
+        self._metrics = self.training.constants | metrics
+        return self._metrics
+
+    def _give_up(self) -> None:
+        """Undo an update that is under way."""
+        if self._rounds is not None:
+            self._rounds.close()
+            self._rounds = None
+
+    def _state(self) -> bytes:
+        remembered = {_ADVANTAGES + name: tensor for name, tensor in self._memory.items()}
+        return safetensors.save(self.training.learner.state_dict_tensors() | remembered)
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()
-        remembered = {_ADVANTAGES + name: tensor for name, tensor in self._memory.items()}
         with tempfile.TemporaryDirectory() as folder:
             self.training.save_adapter(Path(folder))
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -205,7 +251,7 @@ class LearnerWorker(Worker):
             version=self._version,
             sha256=adapter_checksum(adapter),
             adapter=safetensors.save(adapter),
-            state=safetensors.save(self.training.learner.state_dict_tensors() | remembered),
+            state=self._state(),
             files=files,
             environment=self.environment(),
         )

@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 from rl_motion.cli import app
 from rl_motion.config import AuditError, Job, RunFault
 from rl_motion.config.load import dump_job
+from rl_motion.learner import Rounds
 from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime import frontend
 from rl_motion.runtime.build import Training, Workshop, build_policy, build_training
 from rl_motion.runtime.commit import Commits
 from rl_motion.runtime.frontend import Means
-from rl_motion.types import Experience, Metrics, Motions, Scored, Unit
+from rl_motion.types import Experience, Motions, Scored, Unit
 from tests import fakes
 from tests.fakes import real_job, result, rows
 
@@ -52,9 +53,9 @@ class Meddled:
     training: Training
     mishap: Mishap
 
-    def step(self, experiences: Sequence[Experience]) -> Metrics:
+    def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
         self.mishap(self.training.policy)
-        return self.training.learner.step(experiences)
+        return self.training.learner.rounds(units, own)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
         return self.training.learner.state_dict_tensors()

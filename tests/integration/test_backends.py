@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault
-from rl_motion.runtime import frontend, ray_backend
+from rl_motion.runtime import frontend, ray_backend, ray_calls
 from tests import fakes
 from tests.fakes import result, rows, toy_job
 
@@ -42,10 +42,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
 
 def test_every_worker_that_comes_in_has_to_compute_like_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replacements too, of every pool: with other CPU instructions the numbers would depend on who computes."""
-    from rl_motion.runtime import ray_backend
     from rl_motion.runtime.workers import Environment
 
-    monkeypatch.setattr(ray_backend, "_get", lambda answer: answer)
+    monkeypatch.setattr(ray_backend, "get", lambda answer: answer)
     backend: Any = object.__new__(ray_backend.RayBackend)
     backend._environment = None
     like = Environment(threads=1, cpu_capability="AVX2", torch="2", machine="x86_64")
@@ -115,7 +114,8 @@ class TestRay:
         assert "_misbehave" in str(caught.value)
 
     def test_lost_trajectories_are_sampled_again(self, tmp_path: Path) -> None:
-        from rl_motion.runtime.ray_backend import RayBackend, SystemFault
+        from rl_motion.runtime.ray_backend import RayBackend
+        from rl_motion.runtime.ray_calls import SystemFault
 
         job = toy_job(backend="ray")
         backend: Any = RayBackend(job, fakes.WORKSHOP)
@@ -148,10 +148,10 @@ def test_a_worker_that_cannot_be_made_says_why_at_once_and_one_that_dies_is_repl
 
     made = ray.remote(Worker).options(num_cpus=0)
     with pytest.raises(RunFault, match=r"got .*no module called motion_of_mine.*; want .*resume") as refused:
-        ray_backend._get(made.remote(True).prepare.remote())
-    assert not isinstance(refused.value, ray_backend.SystemFault)
+        ray_calls.get(made.remote(True).prepare.remote())
+    assert not isinstance(refused.value, ray_calls.SystemFault)
     actor = made.remote(False)
     waiting = actor.prepare.remote()
     ray.kill(actor)
-    with pytest.raises(ray_backend.SystemFault):
-        ray_backend._get(waiting)
+    with pytest.raises(ray_calls.SystemFault):
+        ray_calls.get(waiting)
