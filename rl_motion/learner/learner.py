@@ -18,12 +18,12 @@ from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics
 
 _ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
-_EMA, _ALGORITHM = "ema/", "algorithm/"
+_EMA, _ALGORITHM, _OWN = "ema/", "algorithm/", "own/"
 _BETA1 = 0.9
 
 
 class Learner:
-    """Adam (arXiv:1412.6980) on a policy's adapter.
+    """Adam (arXiv:1412.6980) on a policy's adapter and on what the algorithm trains of its own.
 
     With `ema_decay` d, the adapter to publish is the average ema <- d ema + (1 - d) adapter (Polyak and Juditsky 1992,
     with fixed decay), once per call of `step` and from the initial adapter on. Kept in float64, where a decay near 1
@@ -42,6 +42,8 @@ class Learner:
         self._parameters = policy.adapter_parameters()
         if not self._parameters:
             raise UserError("got a policy without adapter; want LoRA layers to train; attach one before the learner")
+        self._own = {_OWN + name: parameter for name, parameter in algorithm.parameters.items()}
+        self._parameters |= self._own
         self._optimizer = torch.optim.Adam(
             self._parameters.values(), lr=config.learning_rate, betas=(_BETA1, config.adam_beta2)
         )
@@ -49,7 +51,7 @@ class Learner:
         self._audited = False
 
     def step(self, batch: Sequence[Experience]) -> Metrics:
-        """`inner_epochs` passes over the batch, an optimiser step every `units_per_step` units.
+        """`inner_epochs` passes over the batch; every `units_per_step` units make the optimiser steps that they yield.
 
         The first call audits every unit.
 
@@ -72,13 +74,13 @@ class Learner:
         chunks = [units[start : start + size] for start in range(0, len(units), size)]
         before = self.state_dict_tensors()
         try:
-            parts = [
-                part for _ in range(self._algorithm.inner_epochs) for chunk in chunks for part in self._update(chunk)
+            updates = [
+                parts for _ in range(self._algorithm.inner_epochs) for chunk in chunks for parts in self._updates(chunk)
             ]
         except RunFault:
             self.load_state_dict_tensors(before)
             raise
-        metrics = _merge(parts) | {"learner/updates": float(len(chunks) * self._algorithm.inner_epochs)}
+        metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
         self._algorithm.adapt(metrics)
         self._average()
         return metrics
@@ -94,7 +96,7 @@ class Learner:
             self._policy.load_adapter_state(raw)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
-        """Adapter, Adam's moments and step counter, average and algorithm's state: flat CPU copies, for safetensors."""
+        """Adapter, Adam's moments and step, average, algorithm's state and own parameters: flat CPU copies."""
         tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
         step = torch.zeros(())
         for name, parameter in self._parameters.items():
@@ -103,6 +105,7 @@ class Learner:
             tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
             tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
             step = moments.get("step", step)
+        tensors |= {name: parameter.detach().cpu().clone() for name, parameter in self._own.items()}
         tensors |= {_EMA + name: mean.clone() for name, mean in self._ema.items()}
         tensors |= {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
         return tensors | {_STEP: step.detach().cpu().clone()}
@@ -123,6 +126,9 @@ class Learner:
         self._policy.load_adapter_state(_under(_ADAPTER, tensors))
         self._ema = _under(_EMA, tensors)
         self._algorithm.state = _under(_ALGORITHM, tensors)
+        with torch.no_grad():
+            for name, parameter in self._own.items():
+                parameter.copy_(tensors[name])
         for name, parameter in self._parameters.items():
             self._optimizer.state[parameter] = {
                 "step": tensors[_STEP].clone(),
@@ -136,17 +142,34 @@ class Learner:
             now = _doubled(self._policy.adapter_state())
             self._ema = {name: decay * mean + (1.0 - decay) * now[name] for name, mean in self._ema.items()}
 
-    def _update(self, units: Sequence[Experience]) -> list[tuple[int, Metrics]]:
-        """One optimiser step; the metrics of each unit with its rows."""
+    def _updates(self, units: Sequence[Experience]) -> Iterator[list[tuple[int, Metrics]]]:
+        """Optimiser steps, as many as each unit has losses, all units one loss further in each."""
+        losses = [self._algorithm.losses(self._policy, experience) for experience in units]
+        while parts := self._update(units, losses):
+            yield parts
+
+    def _update(
+        self, units: Sequence[Experience], losses: Sequence[Iterator[tuple[Tensor, Metrics]]]
+    ) -> list[tuple[int, Metrics]]:
+        """One optimiser step; the metrics of each unit with its rows, nothing where no unit has a loss left."""
         rows = sum(experience.trajectory.unit.batch for experience in units)
         parts: list[tuple[int, Metrics]] = []
         self._optimizer.zero_grad(set_to_none=True)
-        for experience in units:
+        for experience, following in zip(units, losses, strict=True):
+            found = next(following, None)
+            if found is None:
+                continue
+            loss, recorded = found
             share = experience.trajectory.unit.batch / rows
-            loss, recorded = self._algorithm.loss(self._policy, experience)
             self._refuse_non_finite("loss", loss.item(), experience)
             (loss * share).backward()
             parts.append((experience.trajectory.unit.batch, recorded))
+        if not parts:
+            return []
+        if len(parts) != len(units):
+            raise ValueError(
+                f"got a loss of {len(parts)} of {len(units)} units; want as many losses of each; mend them"
+            )
         norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
         self._refuse_non_finite("gradient norm", norm, units[0])
         self._optimizer.step()

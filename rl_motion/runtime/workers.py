@@ -190,8 +190,8 @@ class LearnerWorker(Worker):
         rewarded = [(t.unit, reward_B) for t, reward_B in zip(trajectories, rewards, strict=True)]
         estimate = ADVANTAGES[self._job.algorithm.advantages]
         advantages, memory = estimate(rewarded, self._memory, self._job.algorithm)
-        pairs = zip(trajectories, advantages, strict=True)
-        metrics = self.training.learner.step([Experience(trajectory, advantage_B) for trajectory, advantage_B in pairs])
+        parts = zip(trajectories, advantages, rewards, strict=True)
+        metrics = self.training.learner.step([Experience(*part) for part in parts])
         self._version, self._memory = self._version + 1, memory
         return Learned(self._snapshot(), self.training.constants | metrics)
 
