@@ -1,7 +1,7 @@
 """Frozen values that cross processes, from prompts to metrics.
 
-Legend: B samples of a unit (prompts x samples per prompt, prompt-major), S stochastic transitions,
-F frames of the unit's canvas, D features of a frame.
+Legend: B samples of a unit (prompts x samples per prompt, prompt-major), S stochastic steps (a diffusion's transitions,
+a sequence's tokens), T = S + 1 states, F frames of the unit's canvas, D features of a frame.
 """
 
 from __future__ import annotations
@@ -103,14 +103,22 @@ class Unit:
 class Trajectory:
     """What a rollout leaves behind for scoring and replay; knows its origin.
 
-    latents_BTFD: T = S + 1 latents, from pure noise to the last stochastic transition's sample, quantised as stored.
-    log_prob_BS: behaviour log-probs. x0_BFD: the final motion in the model's own normalised space.
+    What a state and a sample are is the policy's own affair: nobody else looks inside.
+
+    states: [B, T, ...], as stored: where the rows start, then what each step drew. Latents [B, T, F, D] of a diffusion,
+    from pure noise on; tokens [B, T] (int64) of a sequence, from its start token on.
+    log_prob_BS: behaviour log-probs, 0 where nothing was drawn.
+    drawn_BS: bool, which steps a row has: all of a diffusion's, a sequence's up to and with its end token. S is the
+    same in every unit.
+    sample: [B, ...], what the policy's model decodes: x0 [B, F, D], normalised motion or a model's own latent; tokens.
+    length_B: frames of the motion that it decodes to.
     """
 
     unit: Unit
-    latents_BTFD: Tensor
+    states: Tensor
     log_prob_BS: Tensor
-    x0_BFD: Tensor
+    drawn_BS: Tensor
+    sample: Tensor
     length_B: Tensor
     policy_version: int
     adapter_sha256: str
@@ -128,10 +136,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What the learner reads for one unit: the trajectory and one advantage per row [B]."""
+    """What the learner reads for one unit: the trajectory, and of each row its advantage and its total reward [B].
+
+    The reward itself is for algorithms with a critic, whose advantages are their own.
+    """
 
     trajectory: Trajectory
     advantage_B: Tensor
+    reward_B: Tensor
 
 
 @dataclass(frozen=True, slots=True)

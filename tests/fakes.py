@@ -24,12 +24,17 @@ from torch import Tensor, nn
 from rl_motion.config import AlgorithmConfig, Job, RuntimeConfig, TrackingConfig, TrainConfig
 from rl_motion.learner.learner import Learner
 from rl_motion.models.adapter import adapter_checksum
+from rl_motion.policies import GaussianReplay
 from rl_motion.prompts.pool import PromptPool, make_prompt
-from rl_motion.protocols import Replay
+from rl_motion.protocols import Need
+from rl_motion.rewards.of_job import RewardFiles
+from rl_motion.runtime import loop
 from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop, build_algorithm
 from rl_motion.runtime.frontend import Means
+from rl_motion.runtime.local import LocalBackend
 from rl_motion.types import (
     AdapterState,
+    Metrics,
     Motions,
     Normalisation,
     Representation,
@@ -54,6 +59,8 @@ class TinyPolicy:
     """x = tanh(pull) + noise: one transition, no network."""
 
     schedule_hash = "tiny"
+    offers: frozenset[Need] = frozenset({"snr"})
+    constants: Mapping[str, float] = {}
 
     def __init__(self, mishap: str = "") -> None:
         self.pull = nn.Parameter(torch.zeros(FEATURES))
@@ -69,23 +76,24 @@ class TinyPolicy:
             log_prob_BS = self._log_prob(latents_BTFD, mean_BSFD)
         return Trajectory(
             unit=unit,
-            latents_BTFD=latents_BTFD,
+            states=latents_BTFD,
             log_prob_BS=log_prob_BS,
-            x0_BFD=end_BFD,
+            drawn_BS=torch.ones_like(log_prob_BS, dtype=torch.bool),
+            sample=end_BFD,
             length_B=torch.full((unit.batch,), start_BFD.shape[1]),
             policy_version=policy_version,
             adapter_sha256=adapter_checksum(self.adapter_state()),
             schedule_hash=self.schedule_hash,
         )
 
-    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> GaussianReplay:
         sound = self._misbehave_in_replay(trajectory.unit)
-        start_BFD = trajectory.latents_BTFD[:, 0]
+        start_BFD = trajectory.states[:, 0]
         mean_BSFD = (self._mean(start_BFD) if adapter else 0.5 * start_BFD)[:, None]
         ones = torch.ones(1, dtype=torch.float64)
         scale_B = torch.full((len(start_BFD),), 1.0 / start_BFD[0].numel(), dtype=torch.float64)
-        log_prob_BS = sound * self._log_prob(trajectory.latents_BTFD, mean_BSFD)
-        return Replay(log_prob_BS, mean_BSFD, ones, ones, scale_B)
+        log_prob_BS = sound * self._log_prob(trajectory.states, mean_BSFD)
+        return GaussianReplay(log_prob_BS, mean_BSFD, ones, ones, scale_B)
 
     def decode(self, trajectory: Trajectory) -> Motions:
         return decoder(Job(name="toy"))(trajectory)
@@ -146,7 +154,7 @@ def policy(job: Job) -> TinyPolicy:
 def decoder(job: Job) -> Decoder:
     def decode(trajectory: Trajectory) -> Motions:
         kind = Representation.HUMANML3D_263
-        return Motions(trajectory.x0_BFD, trajectory.length_B, 20.0, kind, Normalisation.NONE)
+        return Motions(trajectory.sample, trajectory.length_B, 20.0, kind, Normalisation.NONE)
 
     return decode
 
@@ -166,9 +174,9 @@ class HastyLearner(Learner):
         return list(gathered)
 
 
-def training(job: Job, kind: type[Learner] = Learner) -> Training:
+def training(job: Job, files: RewardFiles | None = None, kind: type[Learner] = Learner) -> Training:
     made = policy(job)
-    learner = kind(made, build_algorithm(job), job.train)
+    learner = kind(made, build_algorithm(job, files), job.train)
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,8 +187,8 @@ def training(job: Job, kind: type[Learner] = Learner) -> Training:
     return Training(made, learner, save)
 
 
-def hasty_training(job: Job) -> Training:
-    return training(job, HastyLearner)
+def hasty_training(job: Job, files: RewardFiles | None = None) -> Training:
+    return training(job, files, HastyLearner)
 
 
 def pool(job: Job) -> PromptPool:
@@ -270,6 +278,20 @@ def real_job(model: Path, **runtime: object) -> Job:
     """Two iterations of a real model."""
     base = toy_job(str(model), iterations=2, **{"threads": 2, **runtime})
     return base.model_copy(update={"policy": base.policy.model_copy(update={"steps": 4})})
+
+
+def learn(job: Job, workshop: Workshop) -> list[Metrics]:
+    """Metrics of every iteration of the real loop in this process, without a folder."""
+    found: list[Metrics] = []
+    backend = LocalBackend(job, workshop)
+    loop.train(job, workshop.pool(job), backend, backend.start(), lambda _, __, metrics: found.append(metrics))
+    return found
+
+
+def rise(found: list[Metrics]) -> float:
+    """By how much the mean reward of the last five iterations exceeds that of the first five."""
+    rewards = [metrics["reward/total"] for metrics in found]
+    return (sum(rewards[-5:]) - sum(rewards[:5])) / 5
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

@@ -39,6 +39,7 @@ class ToyDenoiser:
     """A `Denoiser`; a text's condition is its number of characters / 10, the null condition 0."""
 
     representation = Representation.HUMANML3D_263
+    max_frames = 196
     mask_frames = True
     canvas: int | None = None
 
@@ -96,7 +97,7 @@ def toy_unit(*, prompts: int = 3, samples: int = 4, index: int = 0, iteration: i
 
 def toy_reward(trajectory: Trajectory) -> Tensor:
     """Minus the mean squared distance to 0.8 over valid frames, [B]."""
-    x0_BFD = trajectory.x0_BFD.double()
+    x0_BFD = trajectory.sample.double()
     valid_BF = torch.arange(x0_BFD.shape[1]) < trajectory.length_B[:, None]
     error_BF = (x0_BFD - 0.8).square().mean(dim=2) * valid_BF
     return -error_BF.sum(dim=1) / trajectory.length_B

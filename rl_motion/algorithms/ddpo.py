@@ -1,15 +1,17 @@
 """DDPO with importance sampling (arXiv:2305.13301 eq. 8) and the PPO clip (arXiv:1707.06347 eq. 7).
 
-One ratio per transition:
+One ratio per step, a diffusion's transition or a sequence's token:
 
     l_t   = (log p_new(x_t+1 | x_t) - log p_old(x_t+1 | x_t)) / c_t
-    loss  = - mean over rows and transitions of min(exp(l_t) A, clip(exp(l_t), 1 - eps, 1 + eps) A)
-            + kl_weight * mean over rows and transitions of KL_t / c_t
+    loss  = - mean over what was drawn of min(exp(l_t) A, clip(exp(l_t), 1 - eps, 1 + eps) A)
+            + kl_weight * mean over what was drawn of KL_t / c_t
+
+The means are over rows and their steps; a sequence that ended early has fewer of them.
 
 `balance: snr` sets c_t = k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, how many stds the mean moves per unit of
 predicted x0. The gradient of log p with respect to x0 is k_t times a standard normal: undivided, k_t^2 spans
 three orders of magnitude over ten steps, and one clip range freezes the late steps and starves the early
-ones. `none` sets c_t = 1.
+ones. `none` sets c_t = 1, all there is for tokens.
 
 KL_t is the exact KL of a transition to the reference's (adapter off), averaged or summed over elements as the
 log-probs are. It is divided by the same c_t: each transition's objective A l_t - kl_weight KL_t is weighted
@@ -22,31 +24,34 @@ the first steps' choices, which is where nearly all of its signal was measured (
 
 Differs from the paper: the balance, the solver, by default advantages from the group alone, and the KL term.
 
-Legend: B rows, S stochastic transitions, F frames, D features.
+Legend: B rows, S stochastic steps, N steps drawn by all rows together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_motion.algorithms.kl import adapted_kl_weight
+from rl_motion.algorithms.needs import unmet
 from rl_motion.config import AlgorithmConfig
-from rl_motion.diffusion import kl_divergence
-from rl_motion.protocols import MotionPolicy, Replay
+from rl_motion.protocols import MotionPolicy, Need, Replay
 from rl_motion.types import Experience, Metrics
 
 _KL_WEIGHT = "kl_weight"
+_TINY = torch.finfo(torch.float64).tiny
 
 
 class DDPO:
     """The loss above as an `Algorithm` (rl_motion.protocols)."""
 
-    needs: frozenset[str] = frozenset()
-
     def __init__(self, config: AlgorithmConfig) -> None:
         """Keep the settings."""
+        self.needs: frozenset[Need] = frozenset({"snr"} if config.balance == "snr" else ())
         self.inner_epochs = config.inner_epochs
+        self.parameters: dict[str, nn.Parameter] = {}
         self._config = config
         self.state: dict[str, Tensor] = {}
         if config.kl_target is not None:
@@ -63,56 +68,63 @@ class DDPO:
             weight = adapted_kl_weight(self.kl_weight, metrics["policy/kl"], self._config.kl_target)
             self.state = {_KL_WEIGHT: torch.tensor(weight, dtype=torch.float64)}
 
-    def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
-        """Mean loss over one unit's rows and transitions, and what to record about it.
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        """One optimiser step a pass."""
+        yield self.loss(policy, batch)
 
-        Metrics, in total and per transition (`_s00` is the noisiest): `policy/clip_fraction` (ratio outside
-        the range), `policy/kl` (exact, to the reference, unbalanced), `policy/abs_dlogp` (unbalanced) and
-        `policy/gradient_share`; with a `kl_target` also `policy/kl_weight`.
+    def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
+        """Mean loss over one unit's rows and their steps, and what to record about it.
+
+        Metrics, in total and per step (`_s00` is the first drawn, a diffusion's noisiest; 0 where no row has it):
+        `policy/clip_fraction` (ratio outside the range), `policy/kl` (exact, to the reference, unbalanced),
+        `policy/abs_dlogp` (unbalanced) and `policy/gradient_share`; with a `kl_target` also `policy/kl_weight`.
+
+        Raises:
+            UserError: `balance: snr` and a policy whose steps have no SNR.
         """
         first = self._config.transitions
         replay = policy.replay(batch.trajectory, first=first)
         log_prob_BS = replay.log_prob_BS
         advantage_B1 = batch.advantage_B.to(log_prob_BS)[:, None]
-        old_BS = batch.trajectory.log_prob_BS[:, : log_prob_BS.shape[1]]
-        log_ratio_BS = log_prob_BS - old_BS.to(log_prob_BS)
-        balance_S = replay.gain_S if self._config.balance == "snr" else torch.ones_like(replay.gain_S)
+        steps = log_prob_BS.shape[1]
+        drawn_BS = batch.trajectory.drawn_BS[:, :steps].to(log_prob_BS.device)
+        log_ratio_BS = log_prob_BS - batch.trajectory.log_prob_BS[:, :steps].to(log_prob_BS)
+        balance_S = self._balance(replay)
         ratio_BS = torch.exp(log_ratio_BS / balance_S)
         clip = self._config.clip_range
         clipped_BS = ratio_BS.clamp(1.0 - clip, 1.0 + clip)
-        policy_loss = -torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1).mean()
+        policy_loss = -torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1)[drawn_BS].mean()
 
         with torch.no_grad():
             reference = policy.replay(batch.trajectory, adapter=False, first=first)
-        kl_BS = kl_divergence(replay.mean_BSFD, reference.mean_BSFD, replay.std_S) * replay.scale_B[:, None]
+        kl_BS = replay.kl(reference)
         loss = policy_loss
         if self.kl_weight > 0.0:
-            loss = loss + self.kl_weight * (kl_BS / balance_S).mean()
+            loss = loss + self.kl_weight * (kl_BS / balance_S)[drawn_BS].mean()
 
         per_step = {
-            "clip_fraction": ((ratio_BS - 1.0).abs() > clip).double().mean(dim=0),
-            "kl": kl_BS.detach().mean(dim=0),
-            "abs_dlogp": log_ratio_BS.detach().abs().mean(dim=0),
+            "clip_fraction": ((ratio_BS - 1.0).abs() > clip).double(),
+            "kl": kl_BS.detach(),
+            "abs_dlogp": log_ratio_BS.detach().abs(),
         }
-        metrics = {"policy/loss": policy_loss.item(), "policy/ratio_max": ratio_BS.max().item()}
+        metrics = {"policy/loss": policy_loss.item(), "policy/ratio_max": ratio_BS[drawn_BS].max().item()}
         metrics |= {f"policy/{name}": value.item() for name, value in self.state.items()}
-        for name, value_S in per_step.items():
-            metrics[f"policy/{name}"] = value_S.mean().item()
+        share_S = drawn_BS.double().mean(dim=0)
+        for name, value_BS in per_step.items():
+            value_S = torch.where(drawn_BS, value_BS, 0.0).mean(dim=0) / share_S.clamp_min(_TINY)
+            metrics[f"policy/{name}"] = ((value_S * share_S).sum() / share_S.sum()).item()
             metrics |= _by_step(name, value_S)
-        metrics |= _by_step("gradient_share", _gradient_share(policy_loss, replay))
+        norm_S = replay.gradient_norm(policy_loss)
+        metrics |= _by_step("gradient_share", norm_S / norm_S.sum().clamp_min(_TINY))
         return loss, metrics
 
-
-def _gradient_share(policy_loss: Tensor, replay: Replay) -> Tensor:
-    """Each transition's share [S] of the surrogate's gradient with respect to the network's x0 predictions.
-
-    The norm of the gradient with respect to a transition's mean, times d mean / d x0 = std k_t (its own
-    prediction, first order). A proxy for the share in the parameters' gradient that costs no backward pass
-    through the network.
-    """
-    (gradient_BSFD,) = torch.autograd.grad(policy_loss, replay.mean_BSFD, retain_graph=True)
-    norm_S = gradient_BSFD.double().square().sum(dim=(0, 2, 3)).sqrt() * replay.std_S * replay.gain_S
-    return norm_S / norm_S.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    def _balance(self, replay: Replay) -> Tensor:
+        """c_t [S]."""
+        if self._config.balance == "none":
+            return replay.log_prob_BS.new_ones(replay.log_prob_BS.shape[1])
+        if replay.gain_S is None:
+            raise unmet(self._config.name, "snr")
+        return replay.gain_S
 
 
 def _by_step(name: str, value_S: Tensor) -> Metrics:

@@ -162,26 +162,25 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
     unit = piece.unit
     first: Trajectory | None = None
     joints: dict[str, Tensor] = {}
+    lengths: dict[str, list[int]] = {}
     measured: dict[str, list[Record]] = {}
     for arm, policy, trajectory in _rollouts(unit, policies):
         with torch.no_grad():
             motions = policy.decode(trajectory)
             first = first or trajectory
             _check_paired(unit, first, trajectory, arm)
-            joints[arm] = _joints(motions, unit)
+            joints[arm], lengths[arm] = _joints(motions, unit), motions.length_B.tolist()
             measured[arm] = _measure(piece, arm, motions, joints[arm])
         if result.adapter_sha256.setdefault(arm, trajectory.adapter_sha256) != trajectory.adapter_sha256:
             raise RunFault(f"the adapter of arm {arm!r} changed during evaluation; freeze it and evaluate again")
         result.records += measured[arm]
-    assert first is not None
     for position, prompt in enumerate(unit.prompts[: max(show, 0)]):
         row = position * unit.samples_per_prompt
-        length = int(first.length_B[row])
         result.shown.append(
             Shown(
                 prompt=prompt,
                 fps=motions.fps,
-                joints_by_arm={arm: joints[arm][row, :length].numpy() for arm in (BASE, TUNED)},
+                joints_by_arm={arm: joints[arm][row, : lengths[arm][row]].numpy() for arm in (BASE, TUNED)},
                 success_by_arm={arm: bool(measured[arm][row].oracle_success) for arm in (BASE, TUNED)},
             )
         )
@@ -201,11 +200,7 @@ def _rollouts(unit: Unit, policies: Mapping[str, MotionPolicy]) -> Iterator[tupl
 
 def _check_paired(unit: Unit, first: Trajectory, other: Trajectory, arm: str) -> None:
     """Refuse to compare arms that start from different latents: the difference would be mostly noise."""
-    same = (
-        first.unit == other.unit == unit
-        and torch.equal(first.length_B, other.length_B)
-        and torch.equal(first.latents_BTFD[:, 0], other.latents_BTFD[:, 0])
-    )
+    same = first.unit == other.unit == unit and torch.equal(first.states[:, 0], other.states[:, 0])
     if not same:
         raise RunFault(
             f"arm {arm!r} did not get the prompts and the noise of the first arm in unit {unit.index}; want "

@@ -20,12 +20,14 @@ from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics, Unit, UnitGradient
 
 _ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
-_EMA, _ALGORITHM = "ema/", "algorithm/"
+_EMA, _ALGORITHM, _OWN = "ema/", "algorithm/", "own/"
 _BETA1 = 0.9
+Losses = Iterator[tuple[Tensor, Metrics]]
+"""One unit's, one for each optimiser step, and what to record."""
 
 
 class Learner:
-    """Adam (arXiv:1412.6980) on a policy's adapter.
+    """Adam (arXiv:1412.6980) on a policy's adapter and on what the algorithm trains of its own.
 
     With `ema_decay` d, the adapter to publish is the average ema <- d ema + (1 - d) adapter (Polyak and Juditsky 1992,
     with fixed decay), once per call of `step` and from the initial adapter on. Kept in float64, where a decay near 1
@@ -44,6 +46,8 @@ class Learner:
         self._parameters = policy.adapter_parameters()
         if not self._parameters:
             raise UserError("got a policy without adapter; want LoRA layers to train; attach one before the learner")
+        self._own = {_OWN + name: parameter for name, parameter in algorithm.parameters.items()}
+        self._parameters |= self._own
         self._optimizer = torch.optim.Adam(
             self._parameters.values(), lr=config.learning_rate, betas=(_BETA1, config.adam_beta2)
         )
@@ -56,7 +60,9 @@ class Learner:
         return metrics
 
     def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
-        """`inner_epochs` passes over the units, an optimiser step every `units_per_step` of them: an update in rounds.
+        """An update in rounds, one for each optimiser step.
+
+        `inner_epochs` passes over the units; every `units_per_step` of them make the optimiser steps that they yield.
 
         The first call audits every own unit.
 
@@ -84,15 +90,19 @@ class Learner:
         size = self._config.units_per_step
         chunks = [in_order[start : start + size] for start in range(0, len(units), size)] * self._algorithm.inner_epochs
         before = self.state_dict_tensors()
-        parts: list[tuple[int, Metrics]] = []
+        updates: list[list[tuple[int, Metrics]]] = []
         try:
             for chunk in chunks:
-                gathered = yield self._gradients(chunk, held)
-                parts += self._update(self._in_unit_order(chunk, gathered))
+                rows = sum(unit.batch for unit in chunk)
+                mine = [unit for unit in chunk if unit.index in held]
+                losses = {unit: self._algorithm.losses(self._policy, held[unit.index]) for unit in mine}
+                # Nobody has a loss left: the next chunk's turn.
+                while gathered := (yield self._gradients(losses, rows)):
+                    updates.append(self._update(self._in_unit_order(chunk, gathered)))
         except BaseException:  # closed in the middle, too: another learner failed
             self.load_state_dict_tensors(before)
             raise
-        metrics = _merge(parts) | {"learner/updates": float(len(chunks))}
+        metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
         self._algorithm.adapt(metrics)
         self._average()
         return metrics
@@ -108,7 +118,7 @@ class Learner:
             self._policy.load_adapter_state(raw)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
-        """Adapter, Adam's moments and step counter, average and algorithm's state: flat CPU copies, for safetensors."""
+        """Adapter, Adam's moments and step, average, algorithm's state and own parameters: flat CPU copies."""
         tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
         step = torch.zeros(())
         for name, parameter in self._parameters.items():
@@ -117,6 +127,7 @@ class Learner:
             tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
             tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
             step = moments.get("step", step)
+        tensors |= {name: parameter.detach().cpu().clone() for name, parameter in self._own.items()}
         tensors |= {_EMA + name: mean.clone() for name, mean in self._ema.items()}
         tensors |= {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
         return tensors | {_STEP: step.detach().cpu().clone()}
@@ -137,6 +148,9 @@ class Learner:
         self._policy.load_adapter_state(_under(_ADAPTER, tensors))
         self._ema = _under(_EMA, tensors)
         self._algorithm.state = _under(_ALGORITHM, tensors)
+        with torch.no_grad():
+            for name, parameter in self._own.items():
+                parameter.copy_(tensors[name])
         for name, parameter in self._parameters.items():
             self._optimizer.state[parameter] = {
                 "step": tensors[_STEP].clone(),
@@ -150,24 +164,26 @@ class Learner:
             now = _doubled(self._policy.adapter_state())
             self._ema = {name: decay * mean + (1.0 - decay) * now[name] for name, mean in self._ema.items()}
 
-    def _gradients(self, chunk: Sequence[Unit], held: Mapping[int, Experience]) -> list[UnitGradient]:
-        """Of those units of one optimiser step that are held here."""
-        rows = sum(unit.batch for unit in chunk)
-        return [self._gradient(held[unit.index], unit.batch / rows) for unit in chunk if unit.index in held]
+    def _gradients(self, losses: Mapping[Unit, Losses], rows: int) -> list[UnitGradient]:
+        """Of the next loss of each unit that is held here and has one left; `rows` are the optimiser step's."""
+        found = ((unit, next(following, None)) for unit, following in losses.items())
+        return [self._gradient(unit, *part, unit.batch / rows) for unit, part in found if part is not None]
 
-    def _gradient(self, experience: Experience, share: float) -> UnitGradient:
-        loss, recorded = self._algorithm.loss(self._policy, experience)
+    def _gradient(self, unit: Unit, loss: Tensor, recorded: Metrics, share: float) -> UnitGradient:
         parameters = list(self._parameters.values())
         parts = torch.autograd.grad(loss * share, parameters, allow_unused=True)
         named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
-        return UnitGradient(experience.trajectory.unit, loss.item(), named, recorded)
+        return UnitGradient(unit, loss.item(), named, recorded)
 
     def _in_unit_order(self, chunk: Sequence[Unit], gathered: Sequence[UnitGradient]) -> list[UnitGradient]:
         """Addition in float32 is not associative: this order, not that of arrival, makes learners interchangeable."""
         found = sorted(gathered, key=lambda gradient: gradient.unit.index)
         got, want = [gradient.unit.index for gradient in found], [unit.index for unit in chunk]
         if got != want:
-            raise ValueError(f"got gradients of the units {got}; want {want}; give every unit to exactly one learner")
+            raise ValueError(
+                f"got gradients of the units {got}; want {want}; give every unit to exactly one learner, and let all "
+                "units of an optimiser step have as many losses"
+            )
         return found
 
     def _update(self, gradients: Sequence[UnitGradient]) -> list[tuple[int, Metrics]]:

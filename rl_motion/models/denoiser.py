@@ -50,8 +50,8 @@ class MotionSpace:
 class MotionDenoiser(nn.Module, ABC):
     """A network as a `Denoiser` (rl_motion.protocols); a subclass says how texts condition it.
 
-    `network` is what LoRA attaches to: `network(x_BFD, t_B, condition, length_B)`, its `config` with `features`
-    and `mask_frames`. The statistics are buffers here, not of the network.
+    `network` is what LoRA attaches to: `network(x_BFD, t_B, condition, length_B)`, its `config` with `features`,
+    `max_frames` and `mask_frames`. The statistics are buffers here, not of the network.
     """
 
     normalises_text: ClassVar[bool] = False
@@ -88,6 +88,7 @@ class MotionDenoiser(nn.Module, ABC):
         self.features: int = config.features
         self.fps = space.fps
         self.mask_frames: bool = config.mask_frames
+        self.max_frames: int = config.max_frames
         self.canvas: int | None = None
         self.register_buffer("mean_D", space.mean_D.detach().clone())
         self.register_buffer("std_D", space.std_D.detach().clone())

@@ -43,8 +43,9 @@ from rl_motion.diffusion import (
     solver_tables,
 )
 from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
+from rl_motion.policies.gaussian import GaussianReplay
 from rl_motion.policies.noise import unit_noise
-from rl_motion.protocols import Denoiser, Replay
+from rl_motion.protocols import Denoiser, Denoising, Need
 from rl_motion.types import AdapterState, Metrics, Motions, Trajectory, Unit
 
 Predict = Callable[[int, Tensor], Tensor]
@@ -101,6 +102,8 @@ class DiffusionPolicy:
     meets the audit.
     """
 
+    offers: frozenset[Need] = frozenset({"snr", "denoising"})
+
     def __init__(self, denoiser: Denoiser, config: PolicyConfig, *, dtype: torch.dtype = torch.float32) -> None:
         """Build the tables and fix the schedule hash.
 
@@ -132,7 +135,7 @@ class DiffusionPolicy:
         return _transitions(self._config)
 
     @property
-    def landing(self) -> Metrics:
+    def constants(self) -> Metrics:
         """Where the last stochastic transition ends: its sigma, and the SNR it gains.
 
         The latter is k_t^2, that transition's weight in an unbalanced loss.
@@ -147,7 +150,7 @@ class DiffusionPolicy:
         """Sample the unit, without gradient; tensors are on the CPU.
 
         Raises:
-            UserError: the network sees padding, and rows differ in length or are longer than its canvas.
+            UserError: a row is longer than the model makes, or the network sees padding and rows differ in length.
         """
         length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
         self._refuse_lengths(length_B)
@@ -160,24 +163,25 @@ class DiffusionPolicy:
             for k in range(self.transitions):
                 x0_BFD = predict(k, x_BFD)
                 mean_BFD, std = self._tables.transition(k, x_BFD, x0_BFD, x0_prev)
-                x_BFD = (mean_BFD + std * self._noise(unit, k + 1)).to(self._dtype)
+                x_BFD = self._draw(unit, k, mean_BFD, std)
                 log_probs.append(log_prob(x_BFD, mean_BFD, std, elements_B))
                 latents.append(x_BFD)
                 x0_prev = x0_BFD
             x0_BFD = self._finish(predict, x_BFD)
-            log_prob_BS = torch.stack(log_probs, dim=1) * self._scale(elements_B)[:, None]
+            log_prob_BS = (torch.stack(log_probs, dim=1) * self._scale(elements_B)[:, None]).cpu()
         return Trajectory(
             unit=unit,
-            latents_BTFD=torch.stack(latents, dim=1).cpu(),
-            log_prob_BS=log_prob_BS.cpu(),
-            x0_BFD=x0_BFD.cpu(),
+            states=torch.stack(latents, dim=1).cpu(),
+            log_prob_BS=log_prob_BS,
+            drawn_BS=torch.ones_like(log_prob_BS, dtype=torch.bool),
+            sample=x0_BFD.cpu(),
             length_B=length_B,
             policy_version=policy_version,
             adapter_sha256=adapter_checksum(self.adapter_state()),
             schedule_hash=self.schedule_hash,
         )
 
-    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> Replay:
+    def replay(self, trajectory: Trajectory, *, adapter: bool = True, first: int | None = None) -> GaussianReplay:
         """Score the stored latents, with gradient, step by step in the rollout's own shape.
 
         Raises:
@@ -189,7 +193,7 @@ class DiffusionPolicy:
                 f"{self.schedule_hash[:12]}; sample and train with the same model and policy section"
             )
         steps = min(first or self.transitions, self.transitions)
-        latents_BTFD = trajectory.latents_BTFD[:, : steps + 1].to(self._device)
+        latents_BTFD = trajectory.states[:, : steps + 1].to(self._device)
         elements_B = self._elements(trajectory.length_B)
         scale_B = self._scale(elements_B)
         with nullcontext() if adapter else self._adapter_off():
@@ -197,7 +201,7 @@ class DiffusionPolicy:
         scores = [
             log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B) for k in range(steps)
         ]
-        return Replay(
+        return GaussianReplay(
             log_prob_BS=torch.stack(scores, dim=1) * scale_B[:, None],
             mean_BSFD=mean_BSFD,
             std_S=self._row(self._tables.std_K, steps),
@@ -207,7 +211,29 @@ class DiffusionPolicy:
 
     def decode(self, trajectory: Trajectory) -> Motions:
         """The trajectory's final motion, un-normalised."""
-        return self._denoiser.decode(trajectory.x0_BFD.to(self._device), trajectory.length_B.to(self._device))
+        return self._denoiser.decode(trajectory.sample.to(self._device), trajectory.length_B.to(self._device))
+
+    def denoising(self, unit: Unit) -> Denoising:
+        """The unit, about to be denoised anew, with the noise of its rollout; see `Denoising`.
+
+        Raises:
+            UserError: as `rollout`.
+        """
+        length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
+        self._refuse_lengths(length_B)
+        predict = self._predictor(unit, length_B)
+
+        def step(k: int, x_BFD: Tensor, x0_prev: Tensor | None) -> tuple[Tensor, Tensor]:
+            x0_BFD = predict(k, x_BFD)
+            return x0_BFD, self._draw(unit, k, *self._tables.transition(k, x_BFD, x0_BFD, x0_prev))
+
+        return Denoising(
+            noise_BFD=self._noise(unit, 0),
+            sigma=self._tables.sigma[: self.transitions + 1],
+            step=step,
+            finish=lambda x_BFD: self._finish(predict, x_BFD),
+            decode=lambda x0_BFD: self._denoiser.decode(x0_BFD, length_B.to(self._device)),
+        )
 
     def adapter_to_the_end(self, trajectory: Trajectory) -> Trajectory | None:
         """The same trajectory, its last call with the adapter on; None where no call follows the transitions.
@@ -217,10 +243,10 @@ class DiffusionPolicy:
         """
         if self._config.last_step == "stop":
             return None
-        x_BFD = trajectory.latents_BTFD[:, -1].to(self._device)
+        x_BFD = trajectory.states[:, -1].to(self._device)
         with torch.no_grad():
             x0_BFD = self._predictor(trajectory.unit, trajectory.length_B)(self.transitions, x_BFD)
-        return replace(trajectory, x0_BFD=x0_BFD.cpu())
+        return replace(trajectory, sample=x0_BFD.cpu())
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The LoRA parameters by sorted name; empty for a base policy."""
@@ -247,6 +273,9 @@ class DiffusionPolicy:
             means.append(self._tables.transition(k, x_BFD, x0_BFD, x0_prev)[0])
             x0_prev = x0_BFD  # with its graph: it is part of the next transition's mean
         return torch.stack(means, dim=1)
+
+    def _draw(self, unit: Unit, k: int, mean_BFD: Tensor, std: float) -> Tensor:
+        return (mean_BFD + std * self._noise(unit, k + 1)).to(self._dtype)
 
     def _finish(self, predict: Predict, x_BFD: Tensor) -> Tensor:
         if self._config.last_step == "stop":
@@ -297,11 +326,11 @@ class DiffusionPolicy:
         return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()
 
     def _refuse_lengths(self, length_B: Tensor) -> None:
-        canvas, longest = self._denoiser.canvas, int(length_B.max())
-        if canvas is not None:
-            if longest > canvas:
-                raise UserError(f"got a prompt of {longest} frames; want at most {canvas}, the canvas; shorten it")
-        elif not self._denoiser.mask_frames and len(set(length_B.tolist())) > 1:
+        longest, limit = int(length_B.max()), self._denoiser.max_frames
+        if longest > limit:
+            raise UserError(f"got a prompt of {longest} frames; want at most {limit}, the model's longest; shorten it")
+        padded = self._denoiser.canvas is None and len(set(length_B.tolist())) > 1
+        if padded and not self._denoiser.mask_frames:
             raise UserError(
                 f"got lengths {sorted(set(length_B.tolist()))} in one unit for a model that sees padding; "
                 "want one length, since padding would feed the valid frames without being scored; give all "

@@ -14,11 +14,15 @@ from rl_motion.rewards.tmr import TMRReward
 from rl_motion.rewards.tmr_contrastive import ContrastiveTMRReward
 
 REWARDS: dict[str, Kind] = {
-    "tmr": Kind(TMRReward.load, TMRReward.accepts, TMRReward.checkpoint),
+    "tmr": Kind(TMRReward.load, TMRReward.accepts, TMRReward.differentiable, TMRReward.checkpoint),
     "tmr_contrastive": Kind(
-        ContrastiveTMRReward.load, ContrastiveTMRReward.accepts, ContrastiveTMRReward.checkpoint, contrasts=True
+        ContrastiveTMRReward.load,
+        ContrastiveTMRReward.accepts,
+        ContrastiveTMRReward.differentiable,
+        ContrastiveTMRReward.checkpoint,
+        contrasts=True,
     ),
-    **{name: Kind(partial(RuleReward, name), RuleReward.accepts) for name in MEASURES},
+    **{name: Kind(partial(RuleReward, name), RuleReward.accepts, RuleReward.differentiable) for name in MEASURES},
 }
 """What a job may name under `rewards`, what it accepts, and how it is made on the worker that uses it."""
 

@@ -69,17 +69,20 @@ def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> N
             raise UserError(f"got reward {name!r} {names.count(name)} times; want it once; add up its weights")
 
 
-def score(terms: Sequence[Term], motions: Motions, unit: Unit) -> Scored:
+def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Scored:
     """Every reward of the unit's motions, in its own units, and the weighted sum of what they count as.
 
-    On the graph where motions and rewards are.
+    On the graph where motions and rewards are. `noise_level_B`: of motions that are not clean; see `Reward`.
 
     Raises:
         RunFault: a reward of the wrong shape, or one that is not finite (the message names it and the
             prompt).
     """
     prompts = unit.row_prompts
-    rewards = {term.name: _checked(term.name, term.reward(motions, prompts), prompts) for term in terms}
+    rewards = {
+        term.name: _checked(term.name, term.reward(motions, prompts, noise_level_B=noise_level_B), prompts)
+        for term in terms
+    }
     # Without calibration (x - 0) / 1 is x to the last bit.
     counted = [term.weight * ((rewards[term.name] - term.mean) / term.std) for term in terms]
     total_B = torch.stack(counted).sum(dim=0)

@@ -20,11 +20,13 @@ class Kind:
     """A reward that a job may name: what can be asked before it is made, and how to make it.
 
     `load` needs no arguments and runs on the worker that scores. `checkpoint`: the packaged weights that it reads.
+    `differentiable`: motion that comes on the graph stays there.
     `contrasts`: it compares a motion's prompt with the others of the unit, so that a unit needs two.
     """
 
     load: Callable[[], Reward]
     accepts: frozenset[MotionForm]
+    differentiable: bool
     checkpoint: str | None = None
     contrasts: bool = False
 

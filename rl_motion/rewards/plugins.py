@@ -85,7 +85,7 @@ def load_kind(name: str, source: bytes) -> Kind:
             ) from error
         return reward
 
-    return Kind(make, frozenset(reward_class.accepts))
+    return Kind(make, frozenset(reward_class.accepts), reward_class.differentiable)
 
 
 def _parts(name: str) -> tuple[str, str]:

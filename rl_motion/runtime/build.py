@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,6 @@ from rl_motion.types import Experience, Metrics, Motions, Prompt, Scored, Trajec
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from rl_motion.policies.diffusion import DiffusionPolicy
     from rl_motion.rewards.of_job import RewardFiles
 
 Decoder = Callable[[Trajectory], Motions]
@@ -62,9 +61,9 @@ def build_policy(job: Job) -> MotionPolicy:
 def build_decoder(job: Job) -> Decoder:
     """Only what turns latents into motion: reward workers need neither adapter nor peft."""
     from rl_motion.models.zoo import load_denoiser
+    from rl_motion.policies.of_job import decode
 
-    denoiser = load_denoiser(job.model.name)
-    return lambda trajectory: denoiser.decode(trajectory.x0_BFD, trajectory.length_B)
+    return partial(decode, load_denoiser(job.model.name))
 
 
 def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
@@ -76,26 +75,33 @@ def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
     return lambda motions, unit: score(terms, motions, unit)
 
 
-def build_algorithm(job: Job) -> Algorithm:
-    """The job's algorithm."""
+def build_algorithm(job: Job, files: RewardFiles | None = None) -> Algorithm:
+    """The job's algorithm; rewards are made where it first asks for them, from `files` as in `build_rewards`."""
     from rl_motion.algorithms import ALGORITHMS
+    from rl_motion.rewards.combine import score
+    from rl_motion.rewards.of_job import job_terms
 
-    return ALGORITHMS[job.algorithm.name](job.algorithm)
+    terms = cache(lambda: job_terms(job, files))
+
+    def objective(motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Tensor:
+        return score(terms(), motions, unit, noise_level_B).total_B
+
+    return ALGORITHMS[job.algorithm.name](job.algorithm, objective)
 
 
-def build_training(job: Job) -> Training:
-    """A policy and the learner around it."""
+def build_training(job: Job, files: RewardFiles | None = None) -> Training:
+    """A policy and the learner around it; `files` for an algorithm that differentiates rewards."""
     from rl_motion.learner.learner import Learner
     from rl_motion.models.adapter import save_adapter
 
     policy, peft_model = _adapted(job)
-    learner = Learner(policy, build_algorithm(job), job.train)
+    learner = Learner(policy, build_algorithm(job, files), job.train)
 
     def save(folder: Path) -> None:
         with learner.published():
             save_adapter(peft_model, folder, base_model_name=job.model.name)
 
-    return Training(policy, learner, save, policy.landing)
+    return Training(policy, learner, save, policy.constants)
 
 
 def build_pool(job: Job) -> PromptPool:
@@ -136,6 +142,13 @@ class BuildRewards(Protocol):
         """The job's rewards as one call."""
 
 
+class BuildTraining(Protocol):
+    """Makes what a learner worker holds. Asked for `files` as `BuildRewards` is."""
+
+    def __call__(self, job: Job, files: RewardFiles | None = None) -> Training:
+        """The policy and the learner around it."""
+
+
 @dataclass(frozen=True)
 class Workshop:
     """How a run's parts are made. Module-level functions only: it travels to Ray workers by reference."""
@@ -144,23 +157,25 @@ class Workshop:
     policy: Callable[[Job], MotionPolicy] = build_policy
     decoder: Callable[[Job], Decoder] = build_decoder
     rewards: BuildRewards = build_rewards
-    training: Callable[[Job], Training] = build_training
+    training: BuildTraining = build_training
     pool: Callable[[Job], PromptPool] = build_pool
     weights: Callable[[Job], dict[str, str]] = find_weights
 
     def carrying(self, files: RewardFiles) -> Workshop:
         """The same, where workers find what the rewards read from the working directory in what reaches them."""
-        return replace(self, rewards=partial(self.rewards, files=files)) if files.sha256 else self
+        if not files.sha256:
+            return self
+        return replace(self, rewards=partial(self.rewards, files=files), training=partial(self.training, files=files))
 
 
-def _adapted(job: Job) -> tuple[DiffusionPolicy, PeftModel]:
+def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
     from rl_motion.models.adapter import attach_lora
     from rl_motion.models.zoo import load_denoiser
-    from rl_motion.policies.diffusion import DiffusionPolicy
+    from rl_motion.policies.of_job import make_policy
 
     denoiser = load_denoiser(job.model.name)
     peft_model = attach_lora(denoiser.network, job.adapter, seed=job.train.seed)
-    return DiffusionPolicy(denoiser, job.policy), peft_model
+    return make_policy(denoiser, job.policy), peft_model
 
 
 def _prompts(source: str, default_length: int) -> list[Prompt]:

@@ -10,20 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl_motion.algorithms import refuse_unmet
 from rl_motion.config import Job, UserError
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, locate
-from rl_motion.policies import policy_tables
+from rl_motion.policies.of_job import check_policy
+from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
 from rl_motion.rewards.calibration import refuse_other
 from rl_motion.rewards.combine import check_names
 from rl_motion.rewards.kind import forms
 from rl_motion.rewards.of_job import kinds, read_files
+from rl_motion.runtime.build import build_algorithm
 from rl_motion.tracking.mlflow_tracker import check_uri
-from rl_motion.types import MotionForm, Normalisation, Prompt
+from rl_motion.types import MotionForm, Prompt
 
 
 def check_parts(job: Job) -> None:
-    """Refuse a model, adapter, policy, reward or tracking that cannot work.
+    """Refuse a model, adapter, policy, reward, algorithm or tracking that cannot work, or not with the others.
 
     Raises:
         UserError: names what to change.
@@ -31,20 +34,16 @@ def check_parts(job: Job) -> None:
     check_uri(job.tracking.mlflow_uri)
     path = locate(job.model.name, DENOISERS)
     config = _config(path)
-    if config.kind not in DENOISERS or config.schedule is None:
-        raise UserError(
-            f"got model {job.model.name!r} of kind {config.kind!r} with schedule {config.schedule}; want one of "
-            f"{sorted(DENOISERS)} with a schedule; choose a motion model"
-        )
-    policy_tables(config.schedule, job.policy)
+    gives = check_policy(job.model.name, config, job.policy)
     groups = DENOISERS[config.kind][0].adapter_targets
     if not job.adapter.targets or not groups.keys() >= set(job.adapter.targets):
         raise UserError(
             f"adapter.targets: got {list(job.adapter.targets)}; want at least one of {sorted(groups)}; correct it in "
             "the job"
         )
-    # `Denoiser.decode` un-normalises, whatever the model.
-    _check_rewards(job, MotionForm(config.representation, Normalisation.NONE))
+    differentiable = _check_rewards(job, gives.form)
+    offered: frozenset[Need] = gives.offers | {"reward_gradient"} if differentiable else gives.offers
+    refuse_unmet(job.algorithm.name, build_algorithm(job).needs, offered)
 
 
 def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> None:
@@ -83,8 +82,12 @@ def weights_sha256(job: Job) -> dict[str, str]:
     return {role: _digest(path) for role, path in directories.items()}
 
 
-def _check_rewards(job: Job, gives: MotionForm) -> None:
-    """Refuse rewards that cannot be found, do not read what the model gives, or have nothing to compare."""
+def _check_rewards(job: Job, gives: MotionForm) -> bool:
+    """Refuse rewards that cannot be found, do not read what the model gives, or have nothing to compare.
+
+    Returns:
+        Whether all of them are differentiable.
+    """
     files = read_files(job)
     known = kinds(files)
     check_names(job.rewards, known)
@@ -101,6 +104,7 @@ def _check_rewards(job: Job, gives: MotionForm) -> None:
             )
     if files.calibration is not None:
         refuse_other(files.calibration, job, weights_sha256(job) | files.plugins_sha256)
+    return all(known[reward.name].differentiable for reward in job.rewards)
 
 
 def _config(path: Path) -> CheckpointConfig:

@@ -27,7 +27,7 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
     """
     from rl_motion.models.adapter import load_adapter
     from rl_motion.models.zoo import load_denoiser
-    from rl_motion.policies.diffusion import DiffusionPolicy
+    from rl_motion.policies.of_job import make_policy
 
     torch.set_num_threads(job.runtime.threads)
     if adapter is not None:
@@ -38,7 +38,7 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
             load_adapter(denoiser.network, adapter)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(str(error)) from None
-    return DiffusionPolicy(denoiser, job.sampling_policy)
+    return make_policy(denoiser, job.sampling_policy)
 
 
 def job_of(adapter: Path | None, model: str | None) -> Job:

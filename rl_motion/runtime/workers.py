@@ -225,8 +225,8 @@ class LearnerWorker(Worker):
                 )
         estimate = ADVANTAGES[self._job.algorithm.advantages]
         estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)
-        advantages = dict(zip((unit.index for unit in units), estimated, strict=True))
-        own = [Experience(trajectory, advantages[trajectory.unit.index]) for trajectory in trajectories]
+        found = dict(zip((unit.index for unit in units), zip(estimated, rewards, strict=True), strict=True))
+        own = [Experience(trajectory, *found[trajectory.unit.index]) for trajectory in trajectories]
         metrics = yield from self.training.learner.rounds(units, own)
         self._version, self._memory = self._version + 1, memory
         self._metrics = self.training.constants | metrics

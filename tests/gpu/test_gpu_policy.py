@@ -54,7 +54,7 @@ def _exact_matrix_products():
 def test_the_gpus_rollout_passes_its_audit_and_a_moved_weight_does_not() -> None:
     policy, denoiser = policy_on("cuda")
     trajectory = policy.rollout(toy_unit(frames=24))
-    assert trajectory.latents_BTFD.device.type == "cpu"
+    assert trajectory.states.device.type == "cpu"
     audit(policy, trajectory)
     with torch.no_grad():
         next(p for p in denoiser.network.parameters() if not p.requires_grad).mul_(1.001)
@@ -69,7 +69,7 @@ def test_gpu_and_cpu_agree_to_tolerance() -> None:
     on_gpu, on_cpu = there.rollout(unit), here.rollout(unit)
     assert on_gpu.adapter_sha256 == on_cpu.adapter_sha256
     assert on_gpu.schedule_hash == on_cpu.schedule_hash
-    torch.testing.assert_close(on_gpu.latents_BTFD, on_cpu.latents_BTFD, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(on_gpu.x0_BFD, on_cpu.x0_BFD, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(on_gpu.states, on_cpu.states, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(on_gpu.sample, on_cpu.sample, rtol=1e-3, atol=1e-3)
     replayed_BS = there.replay(on_cpu).log_prob_BS.detach().cpu()
     torch.testing.assert_close(replayed_BS, on_cpu.log_prob_BS, rtol=1e-3, atol=1e-3)

@@ -18,6 +18,7 @@ from rl_motion.config import AuditError, Job, RunFault
 from rl_motion.config.load import dump_job
 from rl_motion.learner import Rounds
 from rl_motion.protocols import MotionPolicy
+from rl_motion.rewards.of_job import RewardFiles
 from rl_motion.runtime import frontend
 from rl_motion.runtime.build import Training, Workshop, build_policy, build_training
 from rl_motion.runtime.commit import Commits
@@ -65,8 +66,8 @@ class Meddled:
 
 
 def before_replay(mishap: Mishap) -> Workshop:
-    def training(job: Job) -> Training:
-        made = build_training(job)
+    def training(job: Job, files: RewardFiles | None = None) -> Training:
+        made = build_training(job, files)
         return replace(made, learner=Meddled(made, mishap))
 
     return replace(fakes.REAL_POLICY.workshop, training=training)
@@ -85,8 +86,8 @@ def before_learning(mishap: Mishap) -> Workshop:
     """While the rewards are computed: the learner can still see that its adapter is not the rollout's."""
     held: list[MotionPolicy] = []
 
-    def training(job: Job) -> Training:
-        made = build_training(job)
+    def training(job: Job, files: RewardFiles | None = None) -> Training:
+        made = build_training(job, files)
         held.append(made.policy)
         return made
 

@@ -103,7 +103,7 @@ def test_lengths_and_texts_of_a_prompt_file_are_checked(job: Job, tmp_path: Path
 
 
 def test_the_longest_prompt_that_passes_can_be_sampled(model: Path, job: Job) -> None:
-    """The limit is exact: one frame more is refused, and would have been a traceback."""
+    """The limit is exact: one frame more is refused, by the check and by the policy itself."""
     policy = sampling.load_policy(job, None)
     for length in (59, 60):
         prompt = Prompt("p", "a person", length)
@@ -114,7 +114,7 @@ def test_the_longest_prompt_that_passes_can_be_sampled(model: Path, job: Job) ->
         else:
             with pytest.raises(UserError, match="59"):
                 checks.check_prompts([model], [prompt])
-            with pytest.raises(ValueError, match="pos_embed_max_len"):
+            with pytest.raises(UserError, match=r"got a prompt of 60 frames; want at most 59.*shorten"):
                 policy.rollout(unit)
 
 

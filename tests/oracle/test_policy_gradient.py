@@ -69,7 +69,7 @@ def quadrature(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], tupl
 
 
 def reward(trajectory: Trajectory) -> Tensor:
-    return -(trajectory.x0_BFD[:, 0, 0] - 0.8).square()
+    return -(trajectory.sample[:, 0, 0] - 0.8).square()
 
 
 def score_gradient(policy: DiffusionPolicy, unit: Unit, weight_B: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from rl_motion.algorithms import ALGORITHMS, group_advantages
+from rl_motion.algorithms import ALGORITHMS, DDPO, group_advantages
 from rl_motion.algorithms.kl import adapted_kl_weight
 from rl_motion.config import AlgorithmConfig, PolicyConfig, RunFault
 from rl_motion.protocols import Algorithm
@@ -18,11 +18,16 @@ from tests.toy_policy import toy_policy, toy_reward, toy_unit
 
 def experience_of(policy, config: AlgorithmConfig) -> Experience:
     trajectory = policy.rollout(toy_unit())
-    return Experience(trajectory, group_advantages(toy_reward(trajectory), 4, config))
+    reward_B = toy_reward(trajectory)
+    return Experience(trajectory, group_advantages(reward_B, 4, config), reward_B)
+
+
+def no_objective(*_: object) -> torch.Tensor:
+    raise AssertionError("asked for rewards")
 
 
 def test_registry_offers_algorithms() -> None:
-    assert isinstance(ALGORITHMS["ddpo"](AlgorithmConfig()), Algorithm)
+    assert isinstance(ALGORITHMS["ddpo"](AlgorithmConfig(), no_objective), Algorithm)
 
 
 def test_advantages_are_standardised_within_a_prompt() -> None:
@@ -50,7 +55,7 @@ def test_loss_is_the_clipped_surrogate_plus_kl(balance: str) -> None:
     with torch.no_grad():
         replay = policy.replay(experience.trajectory)
         reference = policy.replay(experience.trajectory, adapter=False)
-    loss, metrics = ALGORITHMS["ddpo"](config).loss(policy, experience)
+    loss, metrics = DDPO(config).loss(policy, experience)
     terms, outside = [], 0
     for row in range(12):
         for step in range(3):
@@ -72,7 +77,7 @@ def test_first_update_has_ratio_one_and_the_score_gradient() -> None:
     config = AlgorithmConfig(balance="none")
     policy, _ = toy_policy(PolicyConfig(steps=4))
     experience = experience_of(policy, config)
-    loss, metrics = ALGORITHMS["ddpo"](config).loss(policy, experience)
+    loss, metrics = DDPO(config).loss(policy, experience)
     assert metrics["policy/ratio_max"] == 1.0
     assert metrics["policy/abs_dlogp"] == 0.0
     parameters = list(policy.adapter_parameters().values())
@@ -88,7 +93,7 @@ def test_balance_gives_every_step_its_share() -> None:
     shares = {}
     for balance in ("snr", "none"):
         config = AlgorithmConfig(balance=balance)
-        _, metrics = ALGORITHMS["ddpo"](config).loss(policy, experience_of(policy, config))
+        _, metrics = DDPO(config).loss(policy, experience_of(policy, config))
         shares[balance] = [metrics[f"policy/gradient_share_s{k:02d}"] for k in range(9)]
         assert sum(shares[balance]) == pytest.approx(1.0)
     assert max(shares["snr"]) < 1.5 * min(shares["snr"])
@@ -100,7 +105,7 @@ def test_zero_advantages_give_zero_loss_and_finite_metrics() -> None:
     config = AlgorithmConfig()
     experience = experience_of(policy, config)
     experience = dataclasses.replace(experience, advantage_B=torch.zeros(12))
-    loss, metrics = ALGORITHMS["ddpo"](config).loss(policy, experience)
+    loss, metrics = DDPO(config).loss(policy, experience)
     assert loss.item() == 0.0
     assert all(math.isfinite(value) for value in metrics.values())
 
@@ -125,7 +130,7 @@ def test_the_loss_takes_the_weight_that_the_controller_reached() -> None:
     policy, _ = toy_policy(PolicyConfig(steps=4))
     config = AlgorithmConfig(kl_weight=0.5, kl_target=1e-9)
     experience = experience_of(policy, config)
-    adaptive = ALGORITHMS["ddpo"](config)
+    adaptive = DDPO(config)
     before, metrics = adaptive.loss(policy, experience)
     assert metrics["policy/kl_weight"] == 0.5
     adaptive.adapt(metrics)
@@ -133,14 +138,14 @@ def test_the_loss_takes_the_weight_that_the_controller_reached() -> None:
     assert metrics["policy/kl_weight"] == pytest.approx(0.51)
     wanted = [AlgorithmConfig(kl_weight=weight) for weight in (0.5, metrics["policy/kl_weight"])]
     for got, fixed in zip((before, after), wanted, strict=True):
-        assert got.item() == ALGORITHMS["ddpo"](fixed).loss(policy, experience)[0].item()
+        assert got.item() == DDPO(fixed).loss(policy, experience)[0].item()
     assert after.item() > before.item()
 
 
 def test_control_without_a_target_the_weight_stays() -> None:
     policy, _ = toy_policy(PolicyConfig(steps=4))
     config = AlgorithmConfig(kl_weight=0.5)
-    fixed = ALGORITHMS["ddpo"](config)
+    fixed = DDPO(config)
     loss, metrics = fixed.loss(policy, experience_of(policy, config))
     fixed.adapt(metrics)
     assert "policy/kl_weight" not in metrics

@@ -67,9 +67,10 @@ class FakePolicy:
         noise = torch.stack([torch.randn(FRAMES, 1, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return Trajectory(
             unit=unit,
-            latents_BTFD=noise[:, None],
+            states=noise[:, None],
             log_prob_BS=torch.zeros(unit.batch, 1),
-            x0_BFD=noise,
+            drawn_BS=torch.ones(unit.batch, 1, dtype=torch.bool),
+            sample=noise,
             length_B=torch.tensor([prompt.length for prompt in unit.row_prompts]),
             policy_version=policy_version,
             adapter_sha256=self.sha,
@@ -77,7 +78,7 @@ class FakePolicy:
         )
 
     def decode(self, trajectory):
-        sway_B = self.gain * trajectory.x0_BFD[:, 0, 0].abs() * 0.01
+        sway_B = self.gain * trajectory.sample[:, 0, 0].abs() * 0.01
         features = standing_BFD(trajectory.unit.batch, sway_B)
         return Motions(features, trajectory.length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE)
 
@@ -188,7 +189,7 @@ def test_arms_must_be_the_same_policy():
 def test_the_adapter_on_variant_is_measured_beside_tuned_where_the_policy_has_one():
     class Frozen(FakePolicy):
         def adapter_to_the_end(self, trajectory):
-            return replace(trajectory, x0_BFD=2 * trajectory.x0_BFD)
+            return replace(trajectory, sample=2 * trajectory.sample)
 
     result = run(base=Frozen(1.0, "a"), tuned=Frozen(3.0, "b"))
     assert result.arms == ["base", "tuned", "adapter_on"]

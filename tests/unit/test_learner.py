@@ -38,7 +38,7 @@ def sample(policy: DiffusionPolicy, iteration: int) -> tuple[list[Experience], f
         trajectory = policy.rollout(unit)
         reward_B = toy_reward(trajectory)
         rewards.append(float(reward_B.mean()))
-        batch.append(Experience(trajectory, group_advantages(reward_B, 8, SETTINGS)))
+        batch.append(Experience(trajectory, group_advantages(reward_B, 8, SETTINGS), reward_B))
     return batch, sum(rewards) / 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from rl_motion.algorithms import DDPO
 from rl_motion.config import AlgorithmConfig, AuditError, PolicyConfig, RunFault, TrainConfig
 from rl_motion.learner import Learner, Rounds, together
 from rl_motion.policies import DiffusionPolicy
+from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime.workers import LearnerWorker, Turn
 from rl_motion.types import Experience, Metrics, Trajectory, Unit, UnitGradient
 from tests import fakes
@@ -36,7 +37,8 @@ def sample(policy: DiffusionPolicy, iteration: int, units: int) -> list[Experien
     for index in range(units):
         unit = toy_unit(prompts=2 + index % 2, samples=3 + index, index=index, iteration=iteration)
         generator = torch.Generator().manual_seed(100 * iteration + index)
-        batch.append(Experience(policy.rollout(unit), torch.randn(unit.batch, generator=generator)))
+        advantage_B = torch.randn(unit.batch, generator=generator)
+        batch.append(Experience(policy.rollout(unit), advantage_B, advantage_B))
     return batch
 
 
@@ -111,7 +113,7 @@ def mean_over_learners(said: list[list[UnitGradient]]) -> list[UnitGradient]:
     """What DistributedDataParallel does with each learner's own mean: fewer rows weigh more."""
     rows = sum(gradient.unit.batch for gradient in everything(said))
     heard = []
-    for part in said:
+    for part in filter(None, said):
         factor = rows / (len(said) * sum(gradient.unit.batch for gradient in part))
         scaled = [{name: factor * tensor for name, tensor in gradient.gradient.items()} for gradient in part]
         heard += [dataclasses.replace(g, gradient=added) for g, added in zip(part, scaled, strict=True)]
@@ -156,16 +158,16 @@ class Faulty:
         self._ddpo = DDPO(SETTINGS)
         self._unit, self._error, self._seen = unit, error, 0
         self.needs, self.inner_epochs, self.state = self._ddpo.needs, self._ddpo.inner_epochs, self._ddpo.state
+        self.parameters = self._ddpo.parameters
         self.adapt = self._ddpo.adapt
 
-    def loss(self, policy: DiffusionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
-        loss, metrics = self._ddpo.loss(policy, batch)
-        if batch.trajectory.unit.index == self._unit:
-            self._seen += 1
-            if self._seen == 2 and self._error:
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        for loss, metrics in self._ddpo.losses(policy, batch):
+            mine = batch.trajectory.unit.index == self._unit
+            self._seen += mine
+            if mine and self._seen == 2 and self._error:
                 raise self._error
-            return loss * (torch.nan if self._seen == 2 else 1.0), metrics
-        return loss, metrics
+            yield loss * (torch.nan if mine and self._seen == 2 else 1.0), metrics
 
 
 def two_learners(error: Exception | None) -> tuple[list[Learner], list[Rounds]]:
@@ -183,7 +185,9 @@ def test_a_loss_that_is_not_finite_stops_every_learner_alike() -> None:
     learners, rounds = two_learners(None)
     before = [learner.state_dict_tensors() for learner in learners]
     said = everything([next(rank) for rank in rounds])
-    said = everything([rank.send(said) for rank in rounds])
+    # Nobody has a second loss, and with that the second pass begins.
+    assert everything([rank.send(said) for rank in rounds]) == []
+    said = everything([rank.send([]) for rank in rounds])
     assert not same(learners[0].state_dict_tensors(), before[0])
     messages = []
     for rank in rounds:
@@ -236,7 +240,9 @@ def test_workers_share_an_update_and_one_left_in_the_middle_is_undone() -> None:
     made, _ = workers(2)
     begun(made, trajectories)
     turns = begun(made, trajectories)
-    ended = [worker.proceed(*(gradients for _, gradients in turns)) for worker in made]
+    turns = [worker.proceed(*(gradients for _, gradients in turns)) for worker in made]
+    assert turns == [(None, []), (None, [])]  # nobody has another loss
+    ended = [worker.proceed([], []) for worker in made]
     assert ended[0] == ended[1] == (hashlib.sha256(want.snapshot.state).hexdigest(), [])
     for worker in made:
         assert worker.learned() == want

@@ -251,9 +251,9 @@ def test_rollout_audit_replay_and_gradient_are_exact(order, last_step):
     policy, _ = _policy(PolicyConfig(steps=10, guidance_scale=5.0, order=order, last_step=last_step))
     trajectory = policy.rollout(_unit(11, 7))
     transitions = 9 if last_step == "frozen" else 10
-    assert trajectory.latents_BTFD.shape == (4, transitions + 1, 11, FEATURES)
+    assert trajectory.states.shape == (4, transitions + 1, 11, FEATURES)
     assert trajectory.length_B.tolist() == [11, 11, 7, 7]
-    assert not trajectory.latents_BTFD[2:, :, 7:].any()
+    assert not trajectory.states[2:, :, 7:].any()
     audit(policy, trajectory)
     replay = policy.replay(trajectory)
     assert torch.equal(replay.log_prob_BS, trajectory.log_prob_BS)

@@ -295,7 +295,7 @@ def test_rollout_audit_replay_and_gradient_are_exact(masked, linear, order):
     policy, _ = _policy(config, linear_attention=linear, mask_frames=masked, mask_tokens=masked)
     trajectory = policy.rollout(_unit(11, 7))
     frames = 11 if masked else CANVAS
-    assert trajectory.latents_BTFD.shape == (4, 4, frames, FEATURES)
+    assert trajectory.states.shape == (4, 4, frames, FEATURES)
     assert trajectory.length_B.tolist() == [11, 11, 7, 7]
     audit(policy, trajectory)
     replay = policy.replay(trajectory)
@@ -335,11 +335,11 @@ def test_log_probs_cover_what_the_network_sees(masked, reduction):
     for row, length in enumerate(trajectory.length_B.tolist()):
         frames = length if masked else CANVAS
         normal = torch.distributions.Normal(replay.mean_BSFD[row, 1, :frames].double(), replay.std_S[1])
-        density = normal.log_prob(trajectory.latents_BTFD[row, 2, :frames].double())
+        density = normal.log_prob(trajectory.states[row, 2, :frames].double())
         want = density.sum() if reduction == "sum" else density.mean()
         torch.testing.assert_close(replay.log_prob_BS[row, 1], want, rtol=1e-5, atol=1e-5)
-        assert bool((trajectory.latents_BTFD[row, :, length:frames] != 0.0).all())
-        assert not bool(trajectory.latents_BTFD[row, :, frames:].any())
+        assert bool((trajectory.states[row, :, length:frames] != 0.0).all())
+        assert not bool(trajectory.states[row, :, frames:].any())
 
 
 @modes
@@ -347,8 +347,8 @@ def test_a_motion_does_not_depend_on_its_batch_mates(masked):
     policy, _ = _policy(dtype=torch.float64, mask_frames=masked, mask_tokens=masked)
     alone, together = policy.rollout(_unit(7)), policy.rollout(_unit(7, CANVAS))
     frames = 7 if masked else CANVAS
-    assert torch.equal(alone.latents_BTFD[:, 0], together.latents_BTFD[:2, 0, :frames])
-    torch.testing.assert_close(alone.x0_BFD, together.x0_BFD[:2, :frames], atol=1e-8, rtol=1e-8)
+    assert torch.equal(alone.states[:, 0], together.states[:2, 0, :frames])
+    torch.testing.assert_close(alone.sample, together.sample[:2, :frames], atol=1e-8, rtol=1e-8)
     torch.testing.assert_close(alone.log_prob_BS, together.log_prob_BS[:2], atol=1e-8, rtol=1e-8)
 
 
@@ -357,7 +357,7 @@ def test_without_a_canvas_visible_padding_would_make_it_depend_on_them():
     policy, denoiser = _policy(mask_frames=False, mask_tokens=False)
     denoiser.canvas, denoiser.mask_frames = None, True  # the policy is told that nothing is seen
     alone, together = policy.rollout(_unit(7)), policy.rollout(_unit(7, CANVAS))
-    assert (alone.x0_BFD - together.x0_BFD[:2, :7]).abs().max() > 0.01
+    assert (alone.sample - together.sample[:2, :7]).abs().max() > 0.01
 
 
 def test_the_canvas_is_filled_with_noise_and_longer_prompts_are_refused():

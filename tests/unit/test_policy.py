@@ -77,7 +77,7 @@ def test_replay_reproduces_every_log_prob_bit_for_bit(config: PolicyConfig, kind
     policy, _ = toy_policy(config, features=3, prediction_type=kind)
     trajectory = policy.rollout(toy_unit())
     transitions = 9 if config.last_step == "frozen" else 10
-    assert trajectory.latents_BTFD.shape == (12, transitions + 1, 5, 3)
+    assert trajectory.states.shape == (12, transitions + 1, 5, 3)
     replay = policy.replay(trajectory)
     assert torch.equal(replay.log_prob_BS, trajectory.log_prob_BS)
     assert replay.log_prob_BS.requires_grad
@@ -89,8 +89,8 @@ def test_replay_of_an_mdm_is_exact_and_its_latents_are_zero_beyond_length() -> N
     trajectory = policy.rollout(toy_unit(frames=24))
     audit(policy, trajectory)
     beyond_BF = torch.arange(24) >= trajectory.length_B[:, None]
-    assert float(trajectory.latents_BTFD.transpose(1, 2)[beyond_BF].abs().max()) == 0.0
-    assert float(trajectory.x0_BFD[beyond_BF].abs().max()) == 0.0
+    assert float(trajectory.states.transpose(1, 2)[beyond_BF].abs().max()) == 0.0
+    assert float(trajectory.sample[beyond_BF].abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("make", [mdm_policy, lambda: toy_policy(PolicyConfig(), dropout=0.1)])
@@ -152,7 +152,7 @@ def test_log_prob_is_the_gaussians_over_valid_elements_only() -> None:
         replay = policy.replay(trajectory)
         for row, length in enumerate(trajectory.length_B.tolist()):
             normal = torch.distributions.Normal(replay.mean_BSFD[row, 1, :length], replay.std_S[1])
-            density = normal.log_prob(trajectory.latents_BTFD[row, 2, :length])
+            density = normal.log_prob(trajectory.states[row, 2, :length])
             want = density.sum() if reduction == "sum" else density.mean()
             torch.testing.assert_close(replay.log_prob_BS[row, 1], want, rtol=1e-12, atol=1e-12)
 
@@ -166,7 +166,7 @@ def test_noise_belongs_to_the_sample_whatever_its_mates() -> None:
         assert torch.equal(a, b[4:, :3])
         assert float(b[4:, 3:].abs().max()) == 0.0
     policy, _ = toy_policy(PolicyConfig(), features=2)
-    assert torch.equal(policy.rollout(alone).x0_BFD, policy.rollout(together).x0_BFD[4:, :3])
+    assert torch.equal(policy.rollout(alone).sample, policy.rollout(together).sample[4:, :3])
 
 
 def test_noise_is_new_for_every_part_of_its_key() -> None:
@@ -224,17 +224,17 @@ def test_a_frozen_last_call_ignores_the_adapter_and_stop_has_none() -> None:
     base, _ = toy_policy(PolicyConfig(steps=4), adapter_scale=0.0)
     trajectory = policy.rollout(toy_unit())
     tables = policy_tables(ScheduleConfig(), PolicyConfig(steps=4))
-    x_BFD = trajectory.latents_BTFD[:, -1]
+    x_BFD = trajectory.states[:, -1]
     condition = base._denoiser.encode_text([p.text for p in trajectory.unit.row_prompts])
     with torch.no_grad():
         raw = base._denoiser.network(x_BFD, torch.full((12,), tables.timestep_K[3]), condition)
     valid_BF1 = (torch.arange(5) < trajectory.length_B[:, None])[:, :, None]
-    assert torch.equal(trajectory.x0_BFD, raw * valid_BF1)
+    assert torch.equal(trajectory.sample, raw * valid_BF1)
 
     stop, _ = toy_policy(PolicyConfig(steps=4, last_step="stop"))
     sampled = stop.rollout(toy_unit())
     alpha = policy_tables(ScheduleConfig(), PolicyConfig(steps=4, last_step="stop")).alpha[4]
-    assert torch.equal(sampled.x0_BFD, sampled.latents_BTFD[:, 4] / alpha)
+    assert torch.equal(sampled.sample, sampled.states[:, 4] / alpha)
 
 
 def test_adapter_to_the_end_changes_the_last_call_alone() -> None:
@@ -242,13 +242,13 @@ def test_adapter_to_the_end_changes_the_last_call_alone() -> None:
     trajectory = policy.rollout(toy_unit())
     finished = policy.adapter_to_the_end(trajectory)
     assert finished is not None
-    assert finished.latents_BTFD is trajectory.latents_BTFD
-    assert not torch.equal(finished.x0_BFD, trajectory.x0_BFD)
+    assert finished.states is trajectory.states
+    assert not torch.equal(finished.sample, trajectory.sample)
     # Negative control: where the adapter does nothing, so does the variant.
     base, _ = toy_policy(PolicyConfig(steps=4), adapter_scale=0.0)
     sampled = base.rollout(toy_unit())
     same = base.adapter_to_the_end(sampled)
-    assert same is not None and torch.equal(same.x0_BFD, sampled.x0_BFD)
+    assert same is not None and torch.equal(same.sample, sampled.sample)
 
     stop, _ = toy_policy(PolicyConfig(steps=4, last_step="stop"))
     assert stop.adapter_to_the_end(stop.rollout(toy_unit())) is None
@@ -257,8 +257,10 @@ def test_adapter_to_the_end_changes_the_last_call_alone() -> None:
 def test_landing_is_reported() -> None:
     frozen, _ = toy_policy(PolicyConfig())
     stop, _ = toy_policy(PolicyConfig(last_step="stop"))
-    assert frozen.landing["policy/landing_sigma"] == pytest.approx(0.167, abs=1e-3)
-    assert stop.landing == pytest.approx({"policy/landing_sigma": 0.0418, "policy/landing_snr_weight": 536.4}, rel=1e-3)
+    assert frozen.constants["policy/landing_sigma"] == pytest.approx(0.167, abs=1e-3)
+    assert stop.constants == pytest.approx(
+        {"policy/landing_sigma": 0.0418, "policy/landing_snr_weight": 536.4}, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("last_step", ["frozen", "stop"])
@@ -269,8 +271,8 @@ def test_landing_is_where_it_is_told(last_step: str) -> None:
         policy, denoiser = toy_policy(PolicyConfig(steps=6, landing=landing, last_step=last_step))
         audit(policy, policy.rollout(toy_unit()))
         assert denoiser.calls == 6 + policy.transitions  # rollout and the audit's replay
-        assert sigma is None or policy.landing["policy/landing_sigma"] == pytest.approx(sigma, abs=1e-4)
-        weights.append(policy.landing["policy/landing_snr_weight"])
+        assert sigma is None or policy.constants["policy/landing_sigma"] == pytest.approx(sigma, abs=1e-4)
+        weights.append(policy.constants["policy/landing_snr_weight"])
     assert weights == sorted(weights)
 
 
@@ -280,7 +282,7 @@ def test_a_base_policy_needs_no_adapter() -> None:
     audit(policy, trajectory)
     assert policy.adapter_state() == {}
     assert torch.equal(policy.replay(trajectory, adapter=False).log_prob_BS, trajectory.log_prob_BS)
-    assert torch.equal(policy.decode(trajectory).features_BFD, trajectory.x0_BFD)
+    assert torch.equal(policy.decode(trajectory).features_BFD, trajectory.sample)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""What algorithms may need of a job's policy and rewards, and what to do where it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from rl_motion.config import UserError
+from rl_motion.protocols import Need
+
+_WANT: dict[Need, str] = {
+    "snr": "a policy whose steps have a signal-to-noise ratio to balance; set algorithm.balance: none",
+    "denoising": "a diffusion model, whose denoising it differentiates; choose another model or another algorithm",
+    "reward_gradient": "rewards that are all differentiable; choose other rewards or another algorithm",
+}
+
+
+def unmet(algorithm: str, need: Need) -> UserError:
+    """The error of an algorithm that lacks something."""
+    return UserError(f"got algorithm {algorithm!r}, which needs {need!r}; want {_WANT[need]}")
+
+
+def refuse_unmet(algorithm: str, needs: Set[Need], offered: Set[Need]) -> None:
+    """Refuse an algorithm that would lack something.
+
+    Raises:
+        UserError: names the first need that is not offered and what to do.
+    """
+    for need in sorted(needs - offered):
+        raise unmet(algorithm, need)

@@ -1,0 +1,42 @@
+"""What a policy of Gaussian steps says of a trajectory.
+
+Legend: B rows, S stochastic transitions, F frames, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl_motion.diffusion import kl_divergence
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianReplay:
+    """Transitions with fixed stds as a `Replay` (rl_motion.protocols).
+
+    log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond the scored frames (a row's length, or the whole
+    canvas where the model has one); std_S [S], the same for every row and for the reference.
+    gain_S [S]: stds that the mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
+    scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (scored frames * D) for `mean`).
+    """
+
+    log_prob_BS: Tensor
+    mean_BSFD: Tensor
+    std_S: Tensor
+    gain_S: Tensor
+    scale_B: Tensor
+
+    def kl(self, reference: GaussianReplay) -> Tensor:
+        """(mean - reference)^2 / (2 std^2), summed or averaged over elements as the log-probs are; [B, S]."""
+        return kl_divergence(self.mean_BSFD, reference.mean_BSFD, self.std_S) * self.scale_B[:, None]
+
+    def gradient_norm(self, loss: Tensor) -> Tensor:
+        """Norm [S] of the gradient with respect to a transition's mean, times d mean / d x0 = std k_t.
+
+        That is its own prediction's share, in first order.
+        """
+        (gradient_BSFD,) = torch.autograd.grad(loss, self.mean_BSFD, retain_graph=True)
+        return gradient_BSFD.double().square().sum(dim=(0, 2, 3)).sqrt() * self.std_S * self.gain_S

@@ -1,0 +1,277 @@
+"""Algorithms that later papers bring, sketched against the seams: nothing in runtime/ or learner/ knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl_motion.algorithms import ALGORITHMS, refuse_unmet
+from rl_motion.algorithms.needs import unmet
+from rl_motion.config import AlgorithmConfig, Job, PolicyConfig, TrainConfig, UserError
+from rl_motion.learner import Learner
+from rl_motion.protocols import Algorithm, DenoisingPolicy, MotionPolicy, Need, Objective
+from rl_motion.rewards.of_job import RewardFiles
+from rl_motion.runtime.build import Training, Workshop, build_algorithm
+from rl_motion.runtime.checks import check_parts
+from rl_motion.types import Experience, Metrics
+from tests import latent_toy, token_toy
+from tests.fakes import learn, rise
+from tests.latent_toy import latent_job, latent_policy, near_B
+from tests.token_toy import TokenPolicy, token_job
+from tests.toy_policy import toy_unit
+
+
+class EasyTune:
+    """EasyTune of MotionRFT, with its one-step prediction: an optimiser step at every denoising step.
+
+        loss_k = - mean over rows of r(decode(x0 predicted at sg(x_k)))
+
+    A sketch: all steps (the paper: the last K), the job's one-step noise (the paper: DDIM), no sample from the rollout.
+    """
+
+    def __init__(self, config: AlgorithmConfig, objective: Objective) -> None:
+        self.needs: frozenset[Need] = frozenset({"denoising", "reward_gradient"})
+        self.inner_epochs = config.inner_epochs
+        self.state: dict[str, Tensor] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._objective = objective
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        if not isinstance(policy, DenoisingPolicy):
+            raise unmet("easytune", "denoising")
+        unit = batch.trajectory.unit
+        walk = policy.denoising(unit)
+        x_BFD, x0_prev = walk.noise_BFD, None
+        for k in range(len(walk.sigma) - 1):
+            x0_BFD, next_BFD = walk.step(k, x_BFD, x0_prev)
+            reward = self._objective(walk.decode(x0_BFD), unit).mean()
+            yield -reward, {"policy/predicted_reward": reward.item()}
+            x_BFD, x0_prev = next_BFD.detach(), x0_BFD.detach()
+
+    def adapt(self, metrics: Metrics) -> None:
+        """Nothing to adapt."""
+
+
+class PPO:
+    """PPO on tokens (arXiv:1707.06347 eq. 7, 9) as InstructMotion has it: a clipped ratio per token, a critic, a KL.
+
+    A sketch: the critic is a value per position, where the paper's reads the actor's first layers.
+    """
+
+    def __init__(self, config: AlgorithmConfig, objective: Objective, steps: int = 4) -> None:
+        self.needs: frozenset[Need] = frozenset()
+        self.inner_epochs = config.inner_epochs
+        self.state: dict[str, Tensor] = {}
+        self.value_S = nn.Parameter(torch.zeros(steps, dtype=torch.float64))
+        self.parameters = {"value_S": self.value_S}
+        self._config = config
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        trajectory = batch.trajectory
+        drawn_BS = trajectory.drawn_BS
+        replay = policy.replay(trajectory)
+        with torch.no_grad():
+            reference = policy.replay(trajectory, adapter=False)
+        # The reward comes with the last token and is not discounted: every token's return is the reward.
+        error_BS = batch.reward_B.double()[:, None] - self.value_S
+        ratio_BS = (replay.log_prob_BS - trajectory.log_prob_BS).exp()
+        clip, advantage_BS = self._config.clip_range, error_BS.detach()
+        actor_BS = -torch.minimum(ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS)
+        kl_BS = replay.kl(reference)
+        loss_BS = actor_BS + self._config.kl_weight * kl_BS + 0.5 * error_BS.square()
+        yield loss_BS[drawn_BS].mean(), {"policy/kl": kl_BS[drawn_BS].mean().item()}
+
+    def adapt(self, metrics: Metrics) -> None:
+        """Nothing to adapt."""
+
+
+def worse(motions, unit, noise_level_B=None):
+    return -near_B(motions, unit)
+
+
+class Flipped(PPO):
+    """For a worse reward."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield from super().losses(policy, replace(batch, reward_B=-batch.reward_B))
+
+
+def latents(objective: Objective) -> Workshop:
+    def training(job: Job, files: RewardFiles | None = None) -> Training:
+        made = latent_toy.policy(job)
+        return Training(made, Learner(made, EasyTune(job.algorithm, objective), job.train), lambda _: None)
+
+    return replace(latent_toy.WORKSHOP, training=training)
+
+
+def tokens(kind: type[PPO]) -> Workshop:
+    def training(job: Job, files: RewardFiles | None = None) -> Training:
+        return replace(token_toy.training_with(kind(job.algorithm, worse), job), save_adapter=lambda folder: None)
+
+    return replace(token_toy.WORKSHOP, training=training)
+
+
+@pytest.mark.parametrize("kind", [EasyTune, PPO])
+def test_sketches_are_algorithms(kind: Callable[[AlgorithmConfig, Objective], Algorithm]) -> None:
+    assert isinstance(kind(AlgorithmConfig(), near_B), Algorithm)
+
+
+@pytest.mark.parametrize(("objective", "sign"), [(near_B, 1.0), (worse, -1.0)], ids=["rises", "falls"])
+def test_easytune_moves_the_reward(objective: Objective, sign: float) -> None:
+    found = learn(latent_job(iterations=10), latents(objective))
+    assert sign * rise(found) > 0.05
+    assert found[0]["learner/updates"] == 4.0  # two units of one chunk, four transitions
+
+
+@pytest.mark.parametrize(("kind", "sign"), [(PPO, 1.0), (Flipped, -1.0)], ids=["rises", "falls"])
+def test_ppo_moves_the_reward(kind: type[PPO], sign: float) -> None:
+    assert sign * rise(learn(token_job(iterations=20), tokens(kind))) > 0.15
+
+
+def test_the_kl_penalty_of_ppo_holds_it_back() -> None:
+    kls = {}
+    for weight in (0.0, 3.0):
+        job = token_job(iterations=10)
+        job = job.model_copy(update={"algorithm": job.algorithm.model_copy(update={"kl_weight": weight})})
+        kls[weight] = learn(job, tokens(PPO))[-1]["policy/kl"]
+    assert kls[3.0] < 0.5 * kls[0.0]
+
+
+def experience(policy: MotionPolicy, iteration: int = 0) -> Experience:
+    unit = replace(toy_unit(prompts=2, iteration=iteration), index=0)
+    trajectory = policy.rollout(unit)
+    reward_B = torch.linspace(-1.0, 1.0, unit.batch)
+    return Experience(trajectory, reward_B, reward_B)
+
+
+def test_every_loss_of_easytune_meets_the_parameters_that_the_one_before_left() -> None:
+    """Against the loop written out, with torch's own optimiser: the same bits."""
+    policy, other = (latent_policy(PolicyConfig(steps=5)) for _ in range(2))
+    config = TrainConfig(learning_rate=0.05)
+    batch = experience(policy)
+    Learner(policy, EasyTune(AlgorithmConfig(), near_B), config).step([batch])
+    parameters = list(other.adapter_parameters().values())
+    adam = torch.optim.Adam(parameters, lr=0.05, betas=(0.9, config.adam_beta2))
+    walk = other.denoising(batch.trajectory.unit)
+    x_BFD, x0_prev = walk.noise_BFD, None
+    for k in range(4):
+        x0_BFD, next_BFD = walk.step(k, x_BFD, x0_prev)
+        adam.zero_grad()
+        (-near_B(walk.decode(x0_BFD), batch.trajectory.unit).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        adam.step()
+        x_BFD, x0_prev = next_BFD.detach(), x0_BFD.detach()
+    got, want = policy.adapter_state(), other.adapter_state()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    # Control: losses that all meet the first parameters, in one step, end elsewhere.
+    once = latent_policy(PolicyConfig(steps=5))
+
+    class AtOnce(EasyTune):
+        def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+            parts = list(super().losses(policy, batch))
+            yield torch.stack([loss for loss, _ in parts]).sum(), parts[-1][1]
+
+    Learner(once, AtOnce(AlgorithmConfig(), near_B), config).step([batch])
+    assert not all(torch.equal(once.adapter_state()[name], want[name]) for name in want)
+
+
+def test_units_that_share_steps_yield_equally_often() -> None:
+    policy = latent_policy(PolicyConfig(steps=4))
+
+    class Uneven(EasyTune):
+        def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+            for number, loss in enumerate(super().losses(policy, batch)):
+                if number <= batch.trajectory.unit.index:
+                    yield loss
+
+    batch = [experience(policy), experience(policy)]
+    batch[1] = replace(batch[1], trajectory=policy.rollout(toy_unit(prompts=2, index=1)))
+    learner = Learner(policy, Uneven(AlgorithmConfig(), near_B), TrainConfig(units_per_step=2))
+    with pytest.raises(ValueError, match=r"got gradients of the units \[1\]; want \[0, 1\]; .* as many losses"):
+        learner.step(batch)
+
+
+@pytest.mark.parametrize("lost", ["", "own/value_S", "adam_mean/own/value_S"])
+def test_the_critic_is_trained_committed_and_restored(lost: str) -> None:
+    """And the control: whatever of it starts anew, the bits differ."""
+
+    def steps(learner: Learner, policy: TokenPolicy, iterations: range) -> dict[str, Tensor]:
+        for iteration in iterations:
+            learner.step([experience(policy, iteration)])
+        return learner.state_dict_tensors()
+
+    def make() -> tuple[Learner, TokenPolicy]:
+        policy = TokenPolicy()
+        return Learner(policy, PPO(AlgorithmConfig(), near_B), TrainConfig(learning_rate=0.02)), policy
+
+    fresh = make()[0].state_dict_tensors()
+    whole, saved = steps(*make(), range(4)), steps(*make(), range(2))
+    assert not torch.equal(saved["own/value_S"], fresh["own/value_S"])
+    learner, policy = make()
+    learner.load_state_dict_tensors({n: fresh[n] if n == lost else t for n, t in saved.items()})
+    again = steps(learner, policy, range(2, 4))
+    same = again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+    assert same == (not lost)
+
+
+def test_needs_that_nobody_offers_are_refused_with_what_to_do() -> None:
+    easytune = EasyTune(AlgorithmConfig(), near_B)
+    refuse_unmet("easytune", easytune.needs, {"denoising", "reward_gradient", "snr"})
+    with pytest.raises(UserError, match=r"got algorithm 'easytune', which needs 'reward_gradient'; want rewards"):
+        refuse_unmet("easytune", easytune.needs, latent_toy.policy(latent_job()).offers)
+    with pytest.raises(UserError, match=r"needs 'denoising'; want a diffusion model"):
+        refuse_unmet("easytune", easytune.needs, TokenPolicy.offers | {"reward_gradient"})
+    learner = Learner(TokenPolicy(), easytune, TrainConfig())
+    with pytest.raises(UserError, match="needs 'denoising'"):
+        learner.step([experience(TokenPolicy())])
+
+
+STILL = """
+from rl_motion.types import MotionForm, Normalisation, Representation
+
+class Still:
+    accepts = frozenset({MotionForm(Representation.HUMANML3D_263, Normalisation.NONE)})
+    differentiable = DIFFERENTIABLE
+
+    def __call__(self, motions, prompts, noise_level_B=None):
+        return -motions.features_BFD[..., 1:3].square().mean(dim=(1, 2))
+"""
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_job_is_refused_before_it_starts(differentiable: bool, tmp_path, monkeypatch) -> None:
+    """An algorithm registered as any other, and a reward of the job's own that does or does not keep the graph."""
+    monkeypatch.setitem(ALGORITHMS, "easytune", EasyTune)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "still.py").write_text(STILL.replace("DIFFERENTIABLE", str(differentiable)))
+    job = Job.model_validate(
+        {"name": "toy", "rewards": [{"name": "jerk"}, {"name": "still.py:Still"}], "tracking": {"mlflow_uri": None}}
+    )
+    job = job.model_copy(update={"algorithm": job.algorithm.model_copy(update={"name": "easytune"})})
+    if differentiable:
+        check_parts(job)
+    else:
+        with pytest.raises(UserError, match=r"'easytune', which needs 'reward_gradient'; want rewards that are all"):
+            check_parts(job)
+
+
+def test_the_job_hands_its_rewards_to_the_algorithm_with_their_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    monkeypatch.setitem(ALGORITHMS, "easytune", lambda config, objective: held.append(objective))
+    job = Job.model_validate({"name": "toy", "rewards": [{"name": "jerk", "weight": 2.0}]})
+    build_algorithm(job.model_copy(update={"algorithm": job.algorithm.model_copy(update={"name": "easytune"})}))
+    features_BFD = (0.1 * torch.randn(2, 8, 263, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    unit = replace(toy_unit(prompts=1, samples=2), prompts=(replace(toy_unit().prompts[0], length=8),))
+    motions = replace(
+        latent_policy(PolicyConfig()).decode(latent_policy(PolicyConfig()).rollout(unit)), features_BFD=features_BFD
+    )
+    total_B = held[0](motions, unit)
+    assert total_B.shape == (2,)
+    total_B.sum().backward()
+    assert float(features_BFD.grad.abs().sum()) > 0.0
+    with pytest.raises(UserError, match="noise level"):
+        held[0](motions, unit, torch.ones(2))
