@@ -1,6 +1,7 @@
 """Measure the packaged weights and write their model cards (rl_motion/zoo/*/README.md).
 
-    python jobs/zoo_cards.py            # about 5 core-minutes
+    python jobs/zoo_cards.py                                   # every card, about 5 core-minutes
+    python jobs/zoo_cards.py --only t2m-unet-embedded          # one
 
 The retrieval model: recall on the test splits, agreement with the oracle on what the base makes and on real motion with
 contradicting captions. The denoisers: oracle success on `original` (source/test) and `held_out` (target/test).
@@ -9,7 +10,6 @@ contradicting captions. The denoisers: oracle success on `original` (source/test
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
@@ -32,6 +32,10 @@ from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 SEED = 30_000
 REPLICATIONS = 20
 GUIDANCE = 2.5
+NETWORKS = {
+    "mdm": "MDM `trans_enc` (arXiv:2209.14916)",
+    "t2m_unet": "StableMoFusion's `T2MUnet` (arXiv:2405.05691), one level, tokens of its text masked",
+}
 LICENCE = "Apache-2.0, as the project. Trained on the embedded world only: no person's motion is in it."
 
 
@@ -151,8 +155,9 @@ Measured at model seed {SEED}. {LICENCE}
 """
 
 
-def _denoiser_card(name: str) -> str:
-    measured, schedule = _success(name), load_denoiser(name).schedule
+def _denoiser_card(name: str, kind: str) -> str:
+    measured, denoiser = _success(name), load_denoiser(name)
+    schedule, size = denoiser.schedule, sum(p.numel() for p in denoiser.network.parameters())
     seen = "source/train and target/train (the supervised upper bound)" if "upper" in name else "source/train"
     rows = []
     for split in ("original", "held_out"):
@@ -162,8 +167,8 @@ def _denoiser_card(name: str) -> str:
     classes = [f"| {g} | {v:.2f} | {f'{held_out[g]:.2f}' if g in held_out else '-'} |" for g, v in original.items()]
     return f"""# {name}
 
-MDM `trans_enc` (arXiv:2209.14916), x0 prediction, {schedule.timesteps} {schedule.betas} steps, masked frames, 20 fps,
-HumanML3D 263-d with the body's own heading.
+{NETWORKS[kind]}, {size / 1e6:.2f} M parameters, x0 prediction,
+{schedule.timesteps} {schedule.betas} steps, masked frames, 20 fps, HumanML3D 263-d with the body's own heading.
 Trained on motion and captions of {seen}.
 
 Oracle success, 10 steps of SDE-DPM-Solver++ order 2, guidance {GUIDANCE}, 128 prompts
@@ -181,13 +186,16 @@ Measured at seed {SEED}. {LICENCE}
 """
 
 
-def main(base: Annotated[str, typer.Option(help="Whose samples the reward is measured on.")] = "mdm-embedded") -> None:
-    """Write every card."""
+def main(
+    base: Annotated[str, typer.Option(help="Whose samples the reward is measured on.")] = "mdm-embedded",
+    only: Annotated[str | None, typer.Option(help="The one model whose card is written; default: all.")] = None,
+) -> None:
+    """Write the cards."""
     torch.set_grad_enabled(False)
-    cards: dict[Path, str] = {ZOO / "tmr-embedded": _tmr_card(base)}
-    cards |= {ZOO / name: _denoiser_card(name) for name in names({"mdm"})}
-    for folder, card in cards.items():
-        (folder / "README.md").write_text(card, encoding="utf-8")
+    kinds = {name: kind for kind in NETWORKS for name in names({kind})}
+    for name in [only] if only else ["tmr-embedded", *kinds]:
+        card = _tmr_card(base) if name == "tmr-embedded" else _denoiser_card(name, kinds[name])
+        (ZOO / name / "README.md").write_text(card, encoding="utf-8")
         typer.echo(card)
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
-    "zoo_cards": {"--base", "model cards"},
+    "zoo_cards": {"--base", "--only", "model cards"},
     "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
