@@ -23,6 +23,8 @@ import typer
 
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
+from rl_motion.runtime.build import build_pool, find_weights
+from rl_motion.runtime.commit import Commits
 
 RUNS = {
     "mdm": (
@@ -45,6 +47,14 @@ def _same_numbers(job: Job) -> dict[str, Any]:
     return job.model_dump(mode="json", exclude={"runtime", "tracking"})
 
 
+def _same_inputs(folder: Path) -> bool:
+    """Whether a run, finished or not, rests on the prompts and weights that are here: they may have been rebuilt."""
+    job = load_job(folder / "job.yaml")
+    commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
+    rests_on = commit and (commit.manifest.pool_sha256, commit.manifest.weights_sha256)
+    return rests_on in (None, (build_pool(job).sha256, find_weights(job)))
+
+
 def _run(seed: int, model: str, out: Path, sets: list[str]) -> Path:
     """One run's folder, with its report: made, resumed, or found.
 
@@ -59,6 +69,8 @@ def _run(seed: int, model: str, out: Path, sets: list[str]) -> Path:
     if (folder / "job.yaml").is_file():
         if _same_numbers(load_job(folder / "job.yaml")) != _same_numbers(load_job("first-light", wanted, seed)):
             raise UserError(f"got {folder}, a run of another job; want that of this call; choose another --out")
+        if not _same_inputs(folder):
+            raise UserError(f"got {folder}, a run on other prompts or weights; want these; choose another --out")
         words = ["resume", str(folder)]
     if not (folder / "report.json").is_file():
         log, started = out / f"{name}.log", time.time()

@@ -1,10 +1,13 @@
 """The scripts in jobs/: they import, explain themselves, and do nothing until told to."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import typer
 from typer.testing import CliRunner
+
+from rl_motion.config import UserError
 
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
@@ -50,6 +53,30 @@ def test_a_script_explains_itself(name, root):
     assert ended.exit_code == 0, ended.output
     for words in HELP[name]:
         assert words in plain(ended.output)
+
+
+@pytest.mark.parametrize("other", ["pool_sha256", "weights_sha256", None])
+def test_a_run_on_other_prompts_or_weights_is_not_counted(other, root, tmp_path, monkeypatch):
+    """Weights are rebuilt under their names; a finished run in the folder may be of the older ones."""
+    from rl_motion.config.load import dump_job, load_job
+
+    gap = load(root, "close_the_gap")
+    seed, base = gap.RUNS["mdm"][0]
+    folder = tmp_path / f"{base}-seed{seed}"
+    folder.mkdir()
+    job = load_job("first-light", gap._sets(folder.name, base, []), seed)
+    (folder / "job.yaml").write_text(dump_job(job), encoding="utf-8")
+    (folder / "report.json").write_text("{}", encoding="utf-8")
+    manifest = {"pool_sha256": "pool", "weights_sha256": {"model": "weights"}}
+    monkeypatch.setattr(gap, "build_pool", lambda _: SimpleNamespace(sha256="pool"))
+    monkeypatch.setattr(gap, "find_weights", lambda _: {"model": "weights"})
+    commit = SimpleNamespace(manifest=SimpleNamespace(**manifest | ({other: "another"} if other else {})))
+    monkeypatch.setattr(gap, "Commits", lambda *_: SimpleNamespace(newest=lambda: commit))
+    if other is None:  # control: the same inputs are found again
+        assert gap._run(seed, base, tmp_path, []) == folder
+        return
+    with pytest.raises(UserError, match="a run on other prompts or weights"):
+        gap._run(seed, base, tmp_path, [])
 
 
 def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
