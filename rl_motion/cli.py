@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shlex
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer._click.exceptions import NoArgsIsHelpError, UsageError
+from typer.core import TyperGroup
 
 from rl_motion.config.errors import RunFault, UserError
 
 if TYPE_CHECKING:
     from rl_motion.runtime.frontend import Outcome
 
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE}
+"""What only whoever runs the command can mend: no room, no right to write, too many open files."""
+
+
+class Commands(TyperGroup):
+    """Typer's, whose mistakes on the command line end as all others do: got, want, do, exit code 2."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Parse and run; ends the process in standalone mode."""
+        standalone_mode = extra.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except UsageError as error:
+            if not standalone_mode:
+                raise
+            command = error.ctx.command_path if error.ctx else "rl-motion"
+            usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else f"{command} COMMAND"
+            typed = shlex.join(extra.get("args") or (args and args[0]) or sys.argv[1:])
+            typed = typed if len(typed) <= 200 else f"{typed[:197]}..."
+            said = error.format_message().rstrip(".")[:500]
+            _complain(UserError(f"got `{typed}`: {said}; want {usage}; see `{command} --help`"))
+            code = error.exit_code
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
 app = typer.Typer(
     name="rl-motion",
+    cls=Commands,
     help="Post-train text-to-motion models with reinforcement learning, from text prompts alone.",
     no_args_is_help=True,
     add_completion=False,
@@ -137,6 +173,7 @@ def ui(
             raise UserError(
                 f"got --out {out}, which holds no mlflow.db; want the DIR of a run; give it, or train first"
             )
+        _refuse_taken(port)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         _say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
         sys.stdout.flush()
@@ -184,18 +221,49 @@ def _guarded() -> Iterator[None]:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            _crash(error)
+        mistake = UserError(
+            f"got {error.strerror!r} at {error.filename or 'a file that was written'}; want room and the right to read "
+            "and write there; make both, or choose another place"
+        )
+        for note in getattr(error, "__notes__", []):
+            mistake.add_note(note)
+        _fail(mistake, 2)
     except Exception as error:
-        typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        raise typer.Exit(1) from None
+        _crash(error)
     finally:
         logger.removeHandler(handler)
 
 
-def _fail(error: BaseException, code: int) -> None:
-    name = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-    for line in [f"{'' if code == 130 else 'error: '}{name}", *getattr(error, "__notes__", [])]:
-        typer.echo(line, err=True)
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"got --port {port}, which cannot be used ({error.strerror}); want a free one; choose another, or end "
+                "what listens there"
+            ) from None
+
+
+def _crash(error: Exception) -> NoReturn:
+    typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    raise typer.Exit(1) from None
+
+
+def _fail(error: BaseException, code: int) -> NoReturn:
+    _complain(error)
     raise typer.Exit(code) from None
+
+
+def _complain(error: BaseException) -> None:
+    first = "interrupted" if isinstance(error, KeyboardInterrupt) else f"error: {error}"
+    text = "\n".join([first, *getattr(error, "__notes__", [])])
+    # What a file or an exception holds must not reach the terminal as an escape.
+    typer.echo("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), err=True)
 
 
 def _say(*lines: str) -> None:

@@ -1,6 +1,6 @@
 """The job schema: what users write in YAML. Imports neither torch nor ray."""
 
-from rl_motion.config.errors import AuditError, RunFault, UserError
+from rl_motion.config.errors import AuditError, RunFault, UserError, nearest
 from rl_motion.config.schema import (
     AdapterConfig,
     AlgorithmConfig,
@@ -34,4 +34,5 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "UserError",
+    "nearest",
 ]

@@ -1,5 +1,10 @@
 """The two ways a command ends badly: the user's mistake, or a fault of the run."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake of the user's. Its message says got / want / do; exit code 2, no traceback."""
@@ -11,3 +16,9 @@ class RunFault(Exception):
 
 class AuditError(RunFault):
     """Replay does not reproduce the rollout bit for bit, so no update may be made."""
+
+
+def nearest(got: object, known: Iterable[str], otherwise: str) -> str:
+    """The end of a message about a name that is none of the known: the near one, or what else there is to do."""
+    near = difflib.get_close_matches(str(got)[:200], list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -13,10 +15,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rl_motion.config.errors import UserError
+from rl_motion.config.errors import UserError, nearest
 from rl_motion.config.schema import Job
 
 _MAX_BYTES = 1_000_000
+_MAX_NODES = 10_000
+_MAX_LINES = 10
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, OverflowError)
+"""What PyYAML raises, its own or whatever int(), a dict or a regular expression raised in it (`!!bool perhaps`)."""
 
 
 class _JobLoader(yaml.SafeLoader):
@@ -27,7 +33,9 @@ class _JobLoader(yaml.SafeLoader):
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                continue  # refused below
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is written twice", key_node.start_mark
                 )
@@ -70,40 +78,77 @@ def find_job(source: str | Path) -> Path:
     """The file meant by a path or by a packaged job's name; raises UserError."""
     path = Path(source)
     packaged = packaged_jobs()
-    if path.is_file():
-        return path
-    if path.is_dir():
+    try:
+        if path.is_file():
+            return path
+        folder = path.is_dir()
+    except OSError:  # a name that no file can have
+        folder = False
+    if folder:
         raise UserError(f"got the folder {path}; want a job file; name a .yaml file in it")
     if str(source) in packaged:
         return packaged[str(source)]
-    near = difflib.get_close_matches(str(source), packaged, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "check the path"
-    raise UserError(f"got JOB={str(source)!r}, which is no file; want a YAML file or one of {sorted(packaged)}; {hint}")
+    raise UserError(
+        f"got JOB={_short(str(source))}, which is no file; want a YAML file or one of {sorted(packaged)}; "
+        f"{nearest(source, packaged, 'check the path')}"
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"{path}: got {path.stat().st_size} bytes; want a job file; check the path")
+    want = "want a mapping of job keys such as `name: my-run`"
     try:
-        tree = yaml.load(path.read_bytes().decode("utf-8"), Loader=_JobLoader)
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UserError(f"{path}: got more than {_MAX_BYTES} bytes; want a job file; check the path")
+        tree = _parse(content.decode("utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise UserError(
+            f"{path}: got {error.strerror!r}; want a file that can be read; check its permissions"
+        ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: got bytes that are not UTF-8 (at {error.start}); save it as UTF-8") from None
+        raise UserError(
+            f"{path}: got bytes that are not UTF-8 (at {error.start}); want text; save it as UTF-8"
+        ) from None
     except yaml.constructor.ConstructorError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(
-            f"{path}: got {error.problem}{where}; want plain values (objects are never built, keys are "
-            "unique); "
-            "remove it"
+            f"{path}: got YAML{where} that is refused ({error.problem}); want plain values, as objects are never built "
+            "and keys are unique; change it"
         ) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: got text that is not YAML ({_one_line(error)}); fix that line") from None
+    except _NOT_YAML as error:
+        raise UserError(f"{path}: got text that is not YAML ({_one_line(error)}); {want}; correct that line") from None
     if tree is None:
-        raise UserError(f"{path}: got an empty file; want a mapping of job keys; start with `name: my-run`")
+        raise UserError(f"{path}: got an empty file; {want}; write them")
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: got a {type(tree).__name__}; want a mapping of job keys such as `name: my-run`")
+        raise UserError(f"{path}: got a {type(tree).__name__}; {want}; write them")
     return tree
+
+
+def _parse(text: str) -> Any:
+    """The value in YAML text.
+
+    Raises:
+        _NOT_YAML: it is not, or its aliases stand for more than any job has to say.
+    """
+    loader = _JobLoader(text)
+    try:
+        node = loader.get_single_node()
+        if _nodes(node, {}) > _MAX_NODES:
+            raise yaml.YAMLError(f"more than {_MAX_NODES} values, aliases written out, or one within itself")
+        return loader.construct_document(node) if node is not None else None
+    finally:
+        loader.dispose()
+
+
+def _nodes(node: Any, known: dict[int, float]) -> float:
+    """Values below and with a node, aliases written out; infinite where it contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_nodes(one, known) for one in flat)
+    return known[id(node)]
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -111,16 +156,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise UserError(f"got --set {override!r}; want a.b=c; for example --set train.iterations=20")
+        raise UserError(f"got --set {_short(override)}; want a.b=c; write it like --set train.iterations=20")
     try:
-        value = yaml.load(text, Loader=_JobLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"got --set {override!r}; want a YAML value after `=` ({_one_line(error)})") from None
+        value = _parse(text)
+    except _NOT_YAML as error:
+        raise UserError(
+            f"got --set {_short(override)}; want a YAML value after `=`; correct it ({_one_line(error)})"
+        ) from None
     node: Any = tree
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if not isinstance(node, (list, dict)):
-            raise UserError(f"got --set {override!r}; want a key, but {where!r} is the value {node!r}; set {where}=...")
+            raise UserError(
+                f"got --set {_short(override)}; want a key, but {where!r} is the value {_short(node)}; set {where}=..."
+            )
         slot: Any = _index(node, part, where, override) if isinstance(node, list) else part
         if depth == len(parts) - 1:
             node[slot] = value
@@ -131,9 +180,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _index(node: list[Any], part: str, where: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
         raise UserError(
-            f"got --set {override!r}; want a number below {len(node)} after {where!r} (a list); or set the whole list"
+            f"got --set {_short(override)}; want a number below {len(node)} after {where!r} (a list); correct it or "
+            "set the whole list"
         )
     return int(part)
 
@@ -142,8 +192,10 @@ def _validate(tree: Mapping[str, Any], source: str, sets: Sequence[str]) -> Job:
     try:
         return Job.model_validate(tree)
     except ValidationError as error:
-        lines = [_teach(dict(item), sets) for item in error.errors()]
-        raise UserError("\n".join(f"{source}: {line}" for line in lines)) from None
+        lines = [f"{source}: {_teach(dict(item), sets)}" for item in error.errors()]
+        more = len(lines) - _MAX_LINES
+        rest = [f"{source}: got {more} more mistakes; correct these first"] if more > 0 else []
+        raise UserError("\n".join(lines[:_MAX_LINES] + rest)) from None
 
 
 def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
@@ -151,18 +203,21 @@ def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
     loc: tuple[str | int, ...] = item["loc"]
     path = ".".join(map(str, loc))
     came = [text for text in sets if text.partition("=")[0].strip() == path]
-    origin = f" (from --set {came[-1]})" if came else ""
+    origin = f" (from --set {_plain(came[-1])})" if came else ""
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.replace("String should match pattern", "text that matches")
     match item["type"]:
-        case "extra_forbidden":
-            return f"got the unknown key {path!r}{origin}; {_nearest(loc)}"
+        case "extra_forbidden" | "invalid_key":
+            return f"got the unknown key {_short(path)}{origin}; {_nearest(loc)}"
         case "missing":
             return f"got no {path!r}; want one; add `{path}: ...`"
         case "value_error":
-            return f"{path}: {message}{origin}"
-        case _:
-            value = _short(item["input"])
-            return f"{path}: got {value}{origin}; want {message[:1].lower()}{message[1:]}; change it"
+            return f"{path}: {message}{origin}" if path else message
+        case kind:
+            names = re.findall(r"'([^']*)'", message) if kind == "literal_error" else []
+            do = nearest(item["input"], names, "change it")
+            want = message[:1].lower() + message[1:]
+            return f"{_plain(path)}: got {_short(item['input'])}{origin}; want {want}; {do}"
 
 
 def _nearest(loc: tuple[str | int, ...]) -> str:
@@ -170,11 +225,11 @@ def _nearest(loc: tuple[str | int, ...]) -> str:
     name, prefix = str(loc[-1]), ".".join(map(str, loc[:-1]))
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
     if near:
-        return f"did you mean {'.'.join(filter(None, [prefix, near[0]]))!r}? want one of {siblings}"
+        return f"want one of {siblings}; did you mean {'.'.join(filter(None, [prefix, near[0]]))!r}?"
     leaves = {leaf.rsplit(".", 1)[-1]: leaf for leaf in _leaves(Job)}
     elsewhere = difflib.get_close_matches(name, leaves, n=1, cutoff=0.7)
     if elsewhere:
-        return f"did you mean {leaves[elsewhere[0]]!r}?"
+        return f"want one of {siblings}; did you mean {leaves[elsewhere[0]]!r}?"
     return f"want one of {siblings}; remove it"
 
 
@@ -207,5 +262,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def _plain(text: str) -> str:
+    """As it was typed, where that is short and printable."""
+    return text if text.isprintable() and len(text) <= 80 else _short(text)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split())[:200]
+    return text if text.isprintable() else repr(text)

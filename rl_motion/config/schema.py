@@ -5,19 +5,31 @@ Unknown keys are refused (`extra="forbid"`); values are frozen once validated.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Workers = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
     """Base of every section: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """`true` would count as 1, here and in a mapping."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        inside = value.values() if isinstance(value, dict) and get_origin(wanted) is dict else [value]
+        if any(isinstance(one, bool) for one in inside) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError(f"got {value!r}; want a number or a name, neither true nor false; change it")
+        return value
 
 
 class ScheduleConfig(Section):
@@ -36,7 +48,7 @@ class ModelConfig(Section):
 class AdapterConfig(Section):
     """LoRA through peft. Rank 4 and no dropout are the paper's."""
 
-    rank: Positive = 4
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
     alpha: PositiveFloat = 8.0
     targets: tuple[Literal["attention", "mlp", "condition"], ...] = ("attention", "mlp", "condition")
 
@@ -159,7 +171,7 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Publish and evaluate an exponential moving average of the adapter over iterations, e.g. 0.95; rollouts go on with
     the adapter itself. None: the last adapter."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _units_are_whole(self) -> TrainConfig:
@@ -175,12 +187,12 @@ class RuntimeConfig(Section):
     """Where the work runs. Changes the speed, never the numbers (threads excepted: they change rounding)."""
 
     backend: Literal["local", "ray"] = "ray"
-    rollout_workers: Positive = 1
-    reward_workers: Positive = 1
-    learner_workers: Positive = 1
+    rollout_workers: Workers = 1
+    reward_workers: Workers = 1
+    learner_workers: Workers = 1
     """Learners that share the units of an optimiser step: more than `train.units_per_step` are idle. On Ray; `local`
     works with one."""
-    threads: Positive = 2
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """Torch threads of every worker, the same on both backends."""
     keep_commits: Positive = 2
 
@@ -193,7 +205,7 @@ class EvaluationConfig(Section):
     guidance_scale: NonNegative | None = None
     """None: the policy's own."""
     page_prompts: Annotated[int, Field(ge=0)] = 8
-    seed: Annotated[int, Field(ge=0)] = 20_000
+    seed: Seed = 20_000
 
 
 class TrackingConfig(Section):
@@ -222,6 +234,17 @@ class Job(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _learns_from_what_is_sampled(self) -> Job:
+        made = self.policy.steps - (self.policy.last_step == "frozen")
+        asked = self.algorithm.transitions
+        if asked is not None and asked > made > 0:
+            raise ValueError(
+                f"got algorithm.transitions={asked} and policy.steps={self.policy.steps}, of which {made} are "
+                "stochastic transitions; want as many at most; lower algorithm.transitions or leave it out"
+            )
+        return self
 
     @property
     def sampling_policy(self) -> PolicyConfig:

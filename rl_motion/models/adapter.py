@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_motion.config import AdapterConfig
+from rl_motion.models.layers import refuse_not_finite
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -150,6 +152,7 @@ def load_adapter(network: nn.Module, directory: str | Path) -> PeftModel:
     tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
     _refuse_bad_targets(network, lora)
     _refuse_mismatch(_expected_shapes(network, lora), tensors)
+    refuse_not_finite(tensors)
     model = _attach(network, lora, seed=0)
     load_adapter_state(model, tensors)
     return model
@@ -240,7 +243,7 @@ def _read_config(directory: Path) -> _Lora:
             f"got a {kind} adapter with targets {targets!r} in {str(directory)!r}; want LORA with a list of layer "
             "names; export it as plain LoRA"
         )
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
         raise ValueError(
             f"got r={rank!r} and lora_alpha={alpha!r} in {str(directory / _CONFIG_FILE)!r}; want a rank of at least "
             "1 and a number; copy the file again"
@@ -312,5 +315,5 @@ def _refuse_mismatch(want: Mapping[str, tuple[int, ...]], state: Mapping[str, Te
         raise ValueError(
             f"got {wrong[0]} of shape {tuple(state[wrong[0]].shape)} ({len(wrong)} tensors differ); "
             f"want {want[wrong[0]]}; the adapter was trained on a model of another width or with another "
-            "rank: load it on its own base model, with its own rank"
+            "rank; load it on its own base model, with its own rank"
         )

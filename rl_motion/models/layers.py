@@ -10,6 +10,7 @@ Legend: B batch, L sequence, M memory sequence, C channels, H heads.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,28 @@ def check_statistics(mean_D: Tensor, std_D: Tensor, features: int) -> None:
     """Refuse normalisation statistics that cannot belong to a model of `features` features.
 
     Raises:
-        ValueError: wrong shapes, or a deviation that is not positive.
+        ValueError: wrong shapes, a deviation that is not positive, or what is no finite number.
     """
     want = (features,)
+    refuse_not_finite({"mean": mean_D, "std": std_D})
     if tuple(mean_D.shape) != want or tuple(std_D.shape) != want or not bool((std_D > 0).all()):
         raise ValueError(
             f"got mean {tuple(mean_D.shape)} and std {tuple(std_D.shape)} (smallest {float(std_D.min()):g}); "
             f"want {want}, positive deviations; pass the statistics that this model was trained with"
         )
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no floating-point numbers, infinite or NaN: everything after them would be, too.
+
+    Raises:
+        ValueError: names the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"got {name}, {tensor.dtype}, with NaN, infinities or whole numbers; want finite weights; copy it again"
+            )
 
 
 class PositionalEncoding(nn.Module):

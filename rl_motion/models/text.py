@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl_motion.models.layers import refuse_not_finite
+
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
@@ -40,6 +42,7 @@ class TextEncoder:
 
         Raises:
             FileNotFoundError: `directory` is not a local model directory.
+            ValueError: weights are missing, which the library would replace by random ones, or are not finite.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
@@ -58,13 +61,21 @@ class TextEncoder:
         options = {"local_files_only": True} if self._is_clip else local
         # Loading draws random numbers for weights that a checkpoint lacks: leave the caller's stream alone.
         with _no_progress_bars(), torch.random.fork_rng(devices=[]):
-            self._model = model_class.from_pretrained(
+            self._model, info = model_class.from_pretrained(
                 self.directory,
                 use_safetensors=True,
                 attn_implementation="eager",
                 dtype=torch.float32,
+                output_loading_info=True,
                 **options,
             )
+        # A BERT's pooler is not used here, and checkpoints of language models lack it.
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"got weights without {missing[:3]} ({len(missing)} in all); want all of them; copy them again"
+            )
+        refuse_not_finite(dict(self._model.named_parameters()))
         self._model.eval().requires_grad_(False)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(self.directory, **local)
         model_config = self._model.config

@@ -11,17 +11,17 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.config import ScheduleConfig, UserError, nearest
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, TextStatistics
-from rl_motion.models.layers import check_statistics
+from rl_motion.models.layers import check_statistics, refuse_not_finite
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
@@ -55,7 +55,7 @@ class CheckpointConfig(BaseModel):
     schedule: ScheduleConfig | None = None
     prediction_type: PredictionType = "sample"
     """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
-    fps: float = 20.0
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     representation: Representation = Representation.HUMANML3D_263
 
 
@@ -74,10 +74,15 @@ def locate(name_or_dir: str | Path, kinds: Collection[str]) -> Path:
     given = str(name_or_dir)
     known = names(kinds)
     path = ZOO / given if given in known else Path(given)
-    if not (path / "config.json").is_file():
+    try:
+        found = (path / "config.json").is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
         raise UserError(
-            f"got the {' or '.join(kinds)} checkpoint {given!r}, which is neither packaged nor a directory with a "
-            f"config.json; want one of {', '.join(known) or '(none packaged)'} or a path; check the spelling"
+            f"got the {' or '.join(kinds)} checkpoint {given[:200]!r}, which is neither packaged nor a directory with "
+            f"a config.json; want one of {', '.join(known) or '(none packaged)'} or a path; "
+            f"{nearest(given, known, 'check the spelling')}"
         )
     return path
 
@@ -119,8 +124,10 @@ def load_denoiser(name_or_dir: str | Path) -> MotionDenoiser:
             network, config.schedule, space=space, text_encoder=text_encoder, prediction_type=config.prediction_type
         )
     except ValueError as error:
-        raise _broken(path, error) from error
-    return denoiser.eval().requires_grad_(False)
+        raise broken(path, error) from error
+    denoiser.eval().requires_grad_(False)
+    _try_out(path, lambda: denoiser.encode_text(["a"]))
+    return denoiser
 
 
 class RetrievalModel:
@@ -169,7 +176,9 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     network_class, shape_class = RETRIEVAL[config.kind]
     network = _network(path, tensors, lambda: network_class(shape_class(**config.network)))
     scorer = TMRScorer(network, mean_D=space.mean_D, std_D=space.std_D).eval().requires_grad_(False)
-    return RetrievalModel(scorer, _text_encoder(path, config), config)
+    model = RetrievalModel(scorer, _text_encoder(path, config), config)
+    _try_out(path, lambda: model.embed_texts(["a"]))
+    return model
 
 
 def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
@@ -181,8 +190,16 @@ def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
     directory = path.parent / config.text_encoder
     try:
         return TextEncoder(directory)
-    except FileNotFoundError as error:
-        raise _broken(path, error) from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise broken(directory, error) from error
+
+
+def _try_out(path: Path, encode: Callable[[], object]) -> None:
+    """Whether the text encoder is as wide as the network reads shows on the first text."""
+    try:
+        encode()
+    except (RuntimeError, ValueError) as error:
+        raise broken(path, error) from error
 
 
 def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[str, Tensor], MotionSpace]:
@@ -194,13 +211,16 @@ def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[st
                 f"got a {config.kind} checkpoint in {path}; want {' or '.join(kinds)}; check which model goes where"
             )
         tensors = load_file(path / "model.safetensors")
+        refuse_not_finite(tensors)
         mean_D, std_D, text = tensors.pop("mean_D"), tensors.pop("std_D"), None
         if "text_mean_C" in tensors:
             text = TextStatistics(tensors.pop("text_mean_C"), tensors.pop("text_std_C"))
         space = MotionSpace(mean_D, std_D, config.fps, config.representation, text)
+        if {space.mean_D.dtype, space.std_D.dtype} != {torch.float32}:
+            raise ValueError(f"got mean {space.mean_D.dtype} and std {space.std_D.dtype}; want float32; convert them")
         check_statistics(space.mean_D, space.std_D, int(config.network["features"]))
     except (OSError, SafetensorError, ValidationError, ValueError, TypeError, KeyError) as error:
-        raise _broken(path, error) from error
+        raise broken(path, error) from error
     return config, {name.removeprefix("network."): tensor for name, tensor in tensors.items()}, space
 
 
@@ -210,13 +230,14 @@ def _network(path: Path, tensors: dict[str, Tensor], build: Callable[[], N]) -> 
         with torch.random.fork_rng(devices=[]):
             network = build()
         network.load_state_dict(tensors)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise _broken(path, error) from error
+    except (TypeError, RuntimeError, ValueError, ArithmeticError, AssertionError) as error:
+        raise broken(path, error) from error
     return network
 
 
-def _broken(path: Path, error: Exception) -> UserError:
+def broken(path: Path, error: Exception) -> UserError:
+    """What to say of a checkpoint or a text encoder that does not load."""
     return UserError(
-        f"got checkpoint {path} that does not load ({type(error).__name__}: {str(error)[:300]}); want the files that "
-        "save_checkpoint writes; copy them again"
+        f"got {path} that does not load ({type(error).__name__}: {' '.join(str(error).split())[:300]}); want a "
+        "checkpoint as save_checkpoint and save_pretrained write it; copy it again"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rl_motion.config import PolicyConfig, UserError
+from rl_motion.config import PolicyConfig, UserError, nearest
 from rl_motion.models.zoo import DENOISERS, CheckpointConfig
 from rl_motion.policies.diffusion import DiffusionPolicy, policy_tables
 from rl_motion.protocols import Denoiser, MotionPolicy, Need
@@ -34,8 +34,8 @@ def check_policy(name: str, checkpoint: CheckpointConfig, config: PolicyConfig) 
     """
     if checkpoint.kind not in DENOISERS or checkpoint.schedule is None:
         raise UserError(
-            f"got model {name!r} of kind {checkpoint.kind!r} with schedule {checkpoint.schedule}; want one of "
-            f"{sorted(DENOISERS)} with a schedule; choose a motion model"
+            f"got model {name!r} of kind {checkpoint.kind[:60]!r} with schedule {checkpoint.schedule}; want one of "
+            f"{sorted(DENOISERS)} with a schedule; {nearest(checkpoint.kind, DENOISERS, 'choose a motion model')}"
         )
     policy_tables(checkpoint.schedule, config)
     # `Denoiser.decode` un-normalises, whatever the model.

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_motion.config import TrainConfig, UserError
+from rl_motion.config import TrainConfig, UserError, nearest
+from rl_motion.tracking.files import read_whole
 from rl_motion.types import Prompt, Unit
 
 MAX_TEXT = 1000
 MAX_FRAMES = 2000
+_MAX_BYTES = 100_000_000
 
 
 class PromptPool:
@@ -26,13 +28,20 @@ class PromptPool:
     no cursor to save: an iteration's units follow from its number.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[Prompt]], weights: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Prompt]],
+        weights: Mapping[str, float],
+        seed: int,
+        set_aside: Mapping[str, int] | None = None,
+    ) -> None:
         """A prompt that several sources share belongs to the first of them.
 
         Args:
             sources: prompts by source name.
             weights: positive, by source name.
             seed: of the shuffles and of the units' noise.
+            set_aside: how many prompts of a source were left out before, for people to know.
 
         Raises:
             UserError: there is no source, or one is empty, or the weights do not fit the sources.
@@ -53,6 +62,8 @@ class PromptPool:
             self._sources[name] = list(unique.values())
         self._weights = dict(weights)
         self._seed = seed
+        self.set_aside = {name: count for name, count in (set_aside or {}).items() if count}
+        """Prompts that are not here because no encoder reads them whole, by source; sources without any left out."""
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -158,32 +169,39 @@ def make_prompt(text: str, length: int) -> Prompt:
     return Prompt(id=prompt_id(clean, length), text=clean, length=length)
 
 
-def read_prompts(path: str | Path, default_length: int) -> list[Prompt]:
+def read_prompts(path: str | Path, default_length: int, splits: Sequence[str] = ()) -> list[Prompt]:
     """Prompts of a UTF-8 text file: one per line, `text` or `text#frames`; blank lines are skipped, repeats
     dropped.
+
+    Args:
+        path: of the file.
+        default_length: frames of a prompt that comes without a length.
+        splits: what else the caller takes in a file's place, for the message where there is no such file.
 
     Raises:
         UserError: the file is missing, not UTF-8 or empty, or a line is not a prompt (the message names the
             line).
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); want a text file of prompts; check the path"
-        ) from None
+        text = read_whole(Path(path), _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: got bytes that are not UTF-8 (at {error.start}); want text; save it as UTF-8"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"prompts: got {str(path)[:200]!r}, which cannot be read ({reason}); want a text file of prompts"
+            f"{''.join(f' or {split}' for split in splits)}; {nearest(path, splits, 'check the path')}"
         ) from None
     prompts: dict[str, Prompt] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         words, mark, frames = line.rpartition("#")
-        if mark and not frames.strip().isdecimal():
+        if mark and (not frames.strip().isdecimal() or len(frames) > 20):
             raise UserError(
-                f"{path}, line {number}: got {frames.strip()!r} after '#'; want a number of frames; mend it"
+                f"{path}, line {number}: got {frames.strip()[:60]!r} after '#'; want a number of frames; mend it"
             )
         try:
             prompt = make_prompt(words, int(frames)) if mark else make_prompt(line, default_length)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rl_motion.config import Job, PolicyConfig, UserError
-from rl_motion.tracking.files import write_atomic
+from rl_motion.tracking.files import read_whole, write_atomic
 
 _AGAIN = "measure again: rl-motion calibrate JOB --out FILE"
 _MAX_BYTES = 1_000_000
@@ -80,18 +80,18 @@ def read_calibration(path: Path) -> Calibration:
         UserError: there is none, it is of another format, or it was changed by hand.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES)
-        calibration = Calibration.model_validate_json(content)
-    except OSError as error:
-        raise UserError(
-            f"calibration: got {path}, which cannot be read ({error.strerror}); want a file; {_AGAIN}"
-        ) from None
+        calibration = Calibration.model_validate_json(read_whole(path, _MAX_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f"calibration: got {path}, where {where} is wrong ({first['msg']}); want a file of format 1; {_AGAIN}"
+            f"calibration: got {path}, where {where[:200]!r} is wrong ({first['msg'][:200]}); want a file of format 1; "
+            f"{_AGAIN}"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"calibration: got {str(path)[:200]!r}, which cannot be read ({reason}); want a file; {_AGAIN}"
         ) from None
     if calibration.sha256 != calibration.sealed().sha256:
         raise UserError(

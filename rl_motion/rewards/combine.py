@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rl_motion.config import RewardConfig, RunFault, UserError
+from rl_motion.config import RewardConfig, RunFault, UserError, nearest
 from rl_motion.protocols import Reward
 from rl_motion.rewards.calibration import Spread
 from rl_motion.types import Motions, Prompt, Scored, Unit
@@ -62,11 +62,13 @@ def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> N
     for name in names:
         if name not in registry:
             raise UserError(
-                f"rewards: got {name!r}; want one of {sorted(registry)}, or FILE.py:CLASS in the working directory; "
-                "correct it in the job"
+                f"rewards: got {name[:200]!r}; want one of {sorted(registry)}, or FILE.py:CLASS in the working "
+                f"directory; {nearest(name, registry, 'correct it in the job')}"
             )
         if names.count(name) > 1:
             raise UserError(f"got reward {name!r} {names.count(name)} times; want it once; add up its weights")
+    if all(config.weight == 0 for config in configs):
+        raise UserError(f"rewards: got weight 0 for {names}; want one that counts; change its weight")
 
 
 def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Scored:
@@ -89,7 +91,13 @@ def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Te
     return Scored(unit_index=unit.index, rewards=rewards, total_B=total_B)
 
 
-def _checked(name: str, value_B: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+def _checked(name: str, value_B: object, prompts: Sequence[Prompt]) -> Tensor:
+    if not isinstance(value_B, Tensor) or not value_B.is_floating_point():
+        kind = value_B.dtype if isinstance(value_B, Tensor) else type(value_B).__name__
+        raise RunFault(
+            f"got {kind} from reward {name!r}; want a Tensor [B] of floating-point numbers; correct the reward, then "
+            "resume"
+        )
     if value_B.shape != (len(prompts),):
         raise RunFault(
             f"got shape {tuple(value_B.shape)} from reward {name!r}; want one value for each of "

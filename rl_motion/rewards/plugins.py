@@ -19,9 +19,11 @@ from typing import Any
 from rl_motion.config import UserError
 from rl_motion.protocols import Reward
 from rl_motion.rewards.kind import Kind
+from rl_motion.tracking.files import read_whole
 from rl_motion.types import MotionForm
 
 _NAME = re.compile(r"(?P<file>[^:]+\.py):(?P<cls>[^\W\d]\w*)")
+_MAX_BYTES = 1_000_000
 _WANT_FILE = "want a file in the job's working directory, named as it lies there"
 
 
@@ -47,7 +49,7 @@ def read_source(name: str, directory: Path) -> bytes:
             raise UserError(
                 f"rewards: got {name!r}, which is a link to {found}, out of {root}; {_WANT_FILE}; copy the file there"
             )
-        return found.read_bytes()
+        return read_whole(found, _MAX_BYTES)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it is a loop of links"
         raise UserError(

@@ -26,6 +26,7 @@ Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
 Scorer = Callable[[Motions, Unit], Scored]
 """Every reward of a unit's motions, and their weighted sum."""
+_SPLITS = ("source/train", "target/train")
 
 
 class LearnerLike(Protocol):
@@ -107,11 +108,18 @@ def build_training(job: Job, files: RewardFiles | None = None) -> Training:
 def build_pool(job: Job) -> PromptPool:
     """The job's prompts: train splits of the embedded world, and text files.
 
+    Texts longer than an encoder takes are set aside, and counted in the pool.
+
     Raises:
-        UserError: a source is no train split and no readable file of prompts.
+        UserError: a source is no train split and no readable file of prompts, or no text of it fits the encoders.
     """
-    sources = {name: _prompts(name, job.prompts.default_length) for name in job.prompts.sources}
-    pool = PromptPool(sources, job.prompts.sources, job.train.seed)
+    from rl_motion.runtime import checks
+
+    readers = [*checks.checkpoints(job).values()]
+    given = {name: _prompts(name, job.prompts.default_length) for name in job.prompts.sources}
+    sources = {name: checks.readable(readers, prompts, name) for name, prompts in given.items()}
+    set_aside = {name: len(given[name]) - len(sources[name]) for name in given}
+    pool = PromptPool(sources, job.prompts.sources, job.train.seed, set_aside)
     pool.check(job.train)
     return pool
 
@@ -181,7 +189,7 @@ def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
 def _prompts(source: str, default_length: int) -> list[Prompt]:
     split = re.fullmatch(r"(source|target)/(train|val|test)", source)
     if split is None:
-        return read_prompts(source, default_length)
+        return read_prompts(source, default_length, _SPLITS)
     if split[2] != "train":
         raise UserError(
             f"prompts.sources: got {source!r}, which is kept for evaluation; want a train split or a text "

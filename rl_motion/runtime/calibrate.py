@@ -35,7 +35,7 @@ def calibrate(job: Job, motions: int) -> Calibration:
     score = workshop.carrying(files).rewards(job)
     values: dict[str, list[float]] = {}
     with torch.no_grad():
-        for unit in _units(workshop.pool(job), job, motions):
+        for unit in _units(frontend.pool_of(job), job, motions):
             for name, reward_B in score(decode(policy.rollout(unit)), unit).rewards.items():
                 values.setdefault(name, []).extend(reward_B.double().tolist())
     return Calibration(

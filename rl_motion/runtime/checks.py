@@ -12,7 +12,7 @@ from typing import Any
 
 from rl_motion.algorithms import refuse_unmet
 from rl_motion.config import Job, UserError
-from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, locate
+from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate
 from rl_motion.policies.of_job import check_policy
 from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
@@ -60,7 +60,32 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
                     f"got {prompt.length} frames for {prompt.text[:60]!r}; want at most {frames}, which is what "
                     f"{path.name} reads; shorten it"
                 )
-        _check_texts(_text_encoder(path), [prompt.text for prompt in prompts])
+        encoder = _text_encoder(path)
+        limit, long = _too_long(encoder, [prompt.text for prompt in prompts])
+        for text, tokens in long.items():
+            raise UserError(
+                f"got a prompt of {tokens} tokens ({text[:60]!r}...); want at most {limit}, which is what "
+                f"{encoder.name} reads; shorten it or split it into several prompts"
+            )
+
+
+def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str) -> list[Prompt]:
+    """The prompts whose texts the encoders of all these checkpoints read whole, in order.
+
+    Raises:
+        UserError: that is none of them.
+    """
+    kept = list(prompts)
+    for path in checkpoints:
+        encoder = _text_encoder(path)
+        limit, long = _too_long(encoder, [prompt.text for prompt in kept])
+        kept = [prompt for prompt in kept if prompt.text not in long]
+        if not kept:
+            raise UserError(
+                f"prompts.sources: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
+                f"reads; want at most {limit}; shorten them or split each into several"
+            )
+    return kept
 
 
 def checkpoints(job: Job) -> dict[str, Path]:
@@ -111,7 +136,7 @@ def _config(path: Path) -> CheckpointConfig:
     try:
         return CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _broken(path, error) from error
+        raise broken(path, error) from error
 
 
 def _text_encoder(path: Path) -> Path:
@@ -132,26 +157,23 @@ def _max_frames(path: Path) -> int:
             return int(DENOISERS[config.kind][1](**config.network).max_frames)
         return RETRIEVAL[config.kind][1](**config.network).max_len - 2  # less the two distribution tokens
     except (KeyError, TypeError) as error:
-        raise _broken(path, error) from error
+        raise broken(path, error) from error
 
 
-def _check_texts(encoder: Path, texts: Sequence[str]) -> None:
+def _too_long(encoder: Path, texts: Sequence[str]) -> tuple[int, dict[str, int]]:
+    """Tokens that the encoder reads, and those of the texts that have more."""
     from transformers import AutoConfig, AutoTokenizer
 
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
         whole: Any = AutoConfig.from_pretrained(encoder, **local)
-    except (OSError, ValueError) as error:
-        raise _broken(encoder, error) from error
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise broken(encoder, error) from error
     limit = int(min(tokenizer.model_max_length, whole.get_text_config().max_position_embeddings))
     unique = list(dict.fromkeys(texts))
-    for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True):
-        if len(ids) > limit:
-            raise UserError(
-                f"got a prompt of {len(ids)} tokens ({text[:60]!r}...); want at most {limit}, which is what "
-                f"{encoder.name} reads; shorten it or split it into several prompts"
-            )
+    counts = {text: len(ids) for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True)}
+    return limit, {text: count for text, count in counts.items() if count > limit}
 
 
 def _digest(directory: Path) -> str:
@@ -161,10 +183,3 @@ def _digest(directory: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"got {path} that does not load ({type(error).__name__}: {' '.join(str(error).split())[:200]}); want a "
-        "checkpoint as save_checkpoint and save_pretrained write it; copy it again"
-    )

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault, UserError
+from rl_motion.prompts.pool import PromptPool
 from rl_motion.rewards.of_job import RewardFiles, read_files
 from rl_motion.runtime import loop, run
 from rl_motion.runtime.backend import make_backend
@@ -73,6 +74,14 @@ def resume(folder: Path, overrides: Sequence[str], console: Console) -> Outcome:
         return _see_through(old, console)
 
 
+def pool_of(job: Job) -> PromptPool:
+    """The job's prompts; says how many were set aside."""
+    pool = MEANS.workshop.pool(job)
+    for name, count in pool.set_aside.items():
+        _log.warning("set aside %d prompts of %s, which have more tokens than the encoder reads", count, name)
+    return pool
+
+
 def _see_through(held: run.Run, console: Console) -> Outcome:
     """Train, then evaluate.
 
@@ -99,7 +108,7 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
 def _train(held: run.Run, console: Console) -> RewardFiles:
     """Train to the last iteration; returns what the rewards were made of."""
     job = held.job
-    pool = MEANS.workshop.pool(job)
+    pool = pool_of(job)
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256)

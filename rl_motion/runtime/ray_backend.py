@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 from torch import Tensor
 
 from rl_motion.config import Job, RunFault
 from rl_motion.runtime.build import Workshop
+from rl_motion.runtime.cluster import connect
 from rl_motion.runtime.ray_calls import ATTEMPTS, SystemFault, all_of, any_of, get, given_up, resources
 from rl_motion.runtime.workers import (
     Environment,
@@ -259,33 +258,6 @@ class RayBackend:
     def _keep(self, snapshot: Snapshot) -> Snapshot:
         self._kept = snapshot
         return snapshot
-
-
-def connect() -> bool:
-    """Join the cluster of a submitted job or of RAY_ADDRESS, else start one on this machine.
-
-    Returns:
-        True where this process started the cluster and has to end it.
-    """
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        ray.init(**quiet)
-        _log.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
-        return False
-    # A cluster on loopback for this process alone: no token, no usage report, no dashboard.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # On Linux Ray replaces 127.0.0.1 by the machine's own address, unless it believes, as on macOS, that there can be
-    # no other machines.
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **quiet)
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-    _log.info("started a cluster on this machine")
-    return True
 
 
 def _spawner(kind: type, job: Job, workshop: Workshop, role: str) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest
 from rl_motion.runtime.workers import Snapshot
-from rl_motion.tracking.files import write_atomic
+from rl_motion.tracking.files import missing_folders, remove_empty, write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
 from rl_motion.types import Metrics
@@ -170,13 +170,26 @@ def create(job: Job, out: Path) -> Iterator[Run]:
     Raises:
         UserError: DIR cannot be written.
     """
+    made = missing_folders(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = _fresh(out, job.name)
     except OSError as error:
-        raise UserError(f"got --out {out}, where no folder can be made ({error.strerror}); choose another") from None
-    with _held(folder):
-        yield Run(folder, job)
+        remove_empty(made)
+        raise UserError(
+            f"got --out {out}, where no folder can be made ({error.strerror}); want one that can be written; choose "
+            "another"
+        ) from None
+    new: Run | None = None
+    try:
+        with _held(folder):
+            new = Run(folder, job)
+            yield new
+    finally:
+        if new is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            remove_empty(made)
 
 
 @contextmanager
@@ -188,15 +201,18 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
             another one.
     """
     if not (folder / "job.yaml").is_file():
-        raise UserError(f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder, such as runs/demo")
+        raise UserError(f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder; name one like runs/demo")
     job = load_job(folder / "job.yaml", overrides)
+    nothing = UserError(
+        f"{folder}: got no whole commit, as nothing was trained; want one to go on from; start again: "
+        f"rl-motion train {folder / 'job.yaml'}"
+    )
+    if not (folder / "commits").is_dir():
+        raise nothing
     with _held(folder):
         commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
         if commit is None:
-            raise UserError(
-                f"{folder}: got no whole commit; nothing was trained; start again: rl-motion train "
-                f"{folder / 'job.yaml'}"
-            )
+            raise nothing
         _check_job(commit.manifest, job, folder)
         yield Run(folder, job, commit)
 
@@ -276,7 +292,9 @@ def _held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another process is working on this run; wait for it or end it") from None
+            raise UserError(
+                f"got {folder}, a run that another process is working on; want one at a time; wait for it or end it"
+            ) from None
         logger.addHandler(handler)
         yield
     finally:

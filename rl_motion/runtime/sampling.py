@@ -15,7 +15,7 @@ import torch
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.protocols import MotionPolicy
-from rl_motion.tracking.files import write_atomic
+from rl_motion.tracking.files import write_together
 from rl_motion.types import Prompt, Unit
 
 
@@ -100,13 +100,15 @@ def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *
         rows.append(Row(prompt.text, panels))
     array = page.with_suffix(".npy")
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(page, motion_page("Samples", rows, f"seed {seed}").encode())
         content = io.BytesIO()
         np.save(content, joints_BFJ3, allow_pickle=False)
-        write_atomic(array, content.getvalue())
+        whole = motion_page("Samples", rows, f"seed {seed}").encode()
+        write_together({page: whole, array: content.getvalue()})
     except OSError as error:
-        raise UserError(f"got --out {page}, which cannot be written ({error.strerror}); choose another") from None
+        raise UserError(
+            f"got --out {page}, which cannot be written with {array.name} ({error.strerror}); want room and the right "
+            "to write; choose another place"
+        ) from None
     return array
 
 

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """The content of a file of at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is no file: a pipe would wait, a device may never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes")
+    return content
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -17,10 +36,44 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or as it was before: readers never see half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    write_synced(partial, content)
-    partial.replace(path)
-    sync_folder(path.parent)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files of one folder that belong together: what fails leaves all of them, and the folder, as they were.
+
+    Raises:
+        OSError: there is no room, no right to write, or a folder in a file's place.
+    """
+    folder = next(iter(contents)).parent
+    made = missing_folders(folder)
+    partial = {path: path.with_name(f"{path.name}.partial") for path in contents}
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            write_synced(partial[path], content)
+        for path, whole in partial.items():
+            whole.replace(path)
+    except OSError:
+        for half in partial.values():
+            with suppress(OSError):
+                half.unlink()
+        remove_empty(made)
+        raise
+    sync_folder(folder)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """This folder and those above it that are not there yet, innermost first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Those of these folders, innermost first, that are there and hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rl_motion.config import UserError
+from rl_motion.config import UserError, nearest
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.types import Metrics
 
@@ -30,6 +30,8 @@ _BATCH = 900
 """Metrics per request; MLflow takes 1000."""
 _RETRY_S = (1.0, 60.0)
 """First and longest pause between two tries."""
+_STORES = frozenset({"databricks", "http", "https", "mssql", "mysql", "postgresql", "sqlite"})
+"""Schemes of MLflow's own stores that are no folder of files; a database's may name a driver after a plus."""
 _log = logging.getLogger(__name__)
 
 
@@ -209,8 +211,19 @@ def check_uri(uri: str | None) -> None:
         )
     if parts.scheme in ("", "file"):
         raise UserError(
-            f"tracking.mlflow_uri: got {uri!r}, a folder of files; want a database or a server; for example "
+            f"tracking.mlflow_uri: got {uri[:200]!r}, a folder of files; want a database or a server; write it like "
             "sqlite:///{out}/mlflow.db"
+        )
+    kind = parts.scheme.partition("+")[0]
+    if kind not in _STORES:
+        raise UserError(
+            f"tracking.mlflow_uri: got {uri[:200]!r}, which MLflow does not know; want one of {sorted(_STORES)}; "
+            f"{nearest(kind, _STORES, 'correct it')}"
+        )
+    if kind != "databricks" and not (parts.path if kind == "sqlite" else parts.hostname):
+        raise UserError(
+            f"tracking.mlflow_uri: got {uri[:200]!r}, which names no place; want a host, or a file after sqlite:///; "
+            "add it"
         )
 
 

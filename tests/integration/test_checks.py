@@ -19,7 +19,7 @@ from rl_motion.cli import app
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import dump_job
 from rl_motion.runtime import checks, frontend, sampling
-from rl_motion.runtime.build import Workshop, check_job
+from rl_motion.runtime.build import Workshop, build_pool, check_job
 from rl_motion.runtime.frontend import Means
 from rl_motion.types import Prompt, Unit
 from tests import fakes
@@ -93,13 +93,21 @@ def test_a_wrong_job_is_refused_before_anything_starts(
     assert "secret" not in ended.output + ended.stderr
 
 
-def test_lengths_and_texts_of_a_prompt_file_are_checked(job: Job, tmp_path: Path) -> None:
+def test_lengths_of_a_prompt_file_are_checked_and_long_texts_are_set_aside(job: Job, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     right = path.read_text()
-    for line, words in (("a walk#60", "60 frames"), (LONG_TEXT, "72 tokens")):
-        path.write_text(f"{right}{line}\n")
-        with pytest.raises(UserError, match=rf"got .*{words}.*want at most"):
-            check_job(job)
+    before = build_pool(job)
+    path.write_text(f"{right}a walk#60\n")
+    with pytest.raises(UserError, match=r"got .*60 frames.*want at most"):
+        check_job(job)
+    path.write_text(f"{right}{LONG_TEXT}\n")
+    check_job(job)
+    pool = build_pool(job)
+    assert (pool.prompts, pool.sha256) == (before.prompts, before.sha256)
+    assert (before.set_aside, pool.set_aside) == ({}, {str(path): 1})
+    path.write_text(f"{LONG_TEXT}\n")
+    with pytest.raises(UserError, match=r"got 1 prompts .*want at most 64"):
+        check_job(job)
 
 
 def test_the_longest_prompt_that_passes_can_be_sampled(model: Path, job: Job) -> None:

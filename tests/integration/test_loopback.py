@@ -71,7 +71,7 @@ def listening(start: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]
 
 
 def test_our_own_cluster_listens_on_loopback_alone() -> None:
-    found = listening("from rl_motion.runtime.ray_backend import connect\nassert connect()")
+    found = listening("from rl_motion.runtime.cluster import connect\nassert connect()")
     assert [str(where) for where in found if not where.is_loopback] == []
 
 

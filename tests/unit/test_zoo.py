@@ -259,8 +259,10 @@ def test_statistics_that_cannot_normalise_are_explained(kind, broken, copy):
 @both
 def test_an_unknown_name_lists_the_packaged_ones(kind, copy, monkeypatch):
     monkeypatch.setattr(zoo, "ZOO", copy)
-    with pytest.raises(UserError, match=rf"got .*'mdn'.*; want one of {kind} or a path; check the spelling"):
-        LOAD[kind]("mdn")
+    with pytest.raises(UserError, match=rf"got .*'xyz'.*; want one of {kind} or a path; check the spelling"):
+        LOAD[kind]("xyz")
+    with pytest.raises(UserError, match=rf"want one of {kind} or a path; did you mean '{kind}'"):
+        LOAD[kind](f"{kind}s")
     monkeypatch.setattr(zoo, "ZOO", copy / "text")
     with pytest.raises(UserError, match=r"want one of \(none packaged\) or a path"):
         LOAD[kind]("mdn")
