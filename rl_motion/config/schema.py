@@ -108,7 +108,8 @@ class SentinelsConfig(Section):
 class AlgorithmConfig(Section):
     """DDPO with importance sampling and the PPO clip (arXiv:2305.13301 eq. 8; arXiv:1707.06347 eq. 7)."""
 
-    name: Literal["ddpo"] = "ddpo"
+    name: str = "ddpo"
+    """One of the package's algorithms (rl_motion/algorithms)."""
     clip_range: PositiveFloat = 0.1
     """On the (balanced) ratio of one transition."""
     inner_epochs: Positive = 1

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_motion.algorithms import refuse_unmet
-from rl_motion.config import Job, UserError
+from rl_motion.algorithms import ALGORITHMS, refuse_unmet
+from rl_motion.config import Job, UserError, nearest
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate
 from rl_motion.policies.of_job import check_policy
 from rl_motion.protocols import Need
@@ -43,7 +43,13 @@ def check_parts(job: Job) -> None:
         )
     differentiable = _check_rewards(job, gives.form)
     offered: frozenset[Need] = gives.offers | {"reward_gradient"} if differentiable else gives.offers
-    refuse_unmet(job.algorithm.name, build_algorithm(job).needs, offered)
+    name = job.algorithm.name
+    if name not in ALGORITHMS:
+        raise UserError(
+            f"algorithm.name: got {name[:60]!r}; want one of {sorted(ALGORITHMS)}; "
+            f"{nearest(name, ALGORITHMS, 'correct it in the job')}"
+        )
+    refuse_unmet(name, build_algorithm(job).needs, offered)
 
 
 def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> None:

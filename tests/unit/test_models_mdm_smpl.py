@@ -282,7 +282,7 @@ def test_the_audit_notices_dropout_and_a_moved_register():
 def test_a_motion_does_not_depend_on_its_batch_mates():
     policy, _ = _policy(dtype=torch.float64)
     alone, together = policy.rollout(_unit(7)), policy.rollout(_unit(7, 12))
-    torch.testing.assert_close(alone.x0_BFD, together.x0_BFD[:2, :7], atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(alone.sample, together.sample[:2, :7], atol=1e-8, rtol=1e-8)
     torch.testing.assert_close(alone.log_prob_BS, together.log_prob_BS[:2], atol=1e-8, rtol=1e-8)
 
 
@@ -347,7 +347,7 @@ def test_a_checkpoint_without_statistics_of_text_is_refused(checkpoint, tmp_path
     (broken / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     tensors = load_file(checkpoint / "model.safetensors")
     save_file({name: t for name, t in tensors.items() if name not in missing}, broken / "model.safetensors")
-    with pytest.raises(UserError, match=r"(?s)got checkpoint .*broken that does not load .*text.*; want the files"):
+    with pytest.raises(UserError, match=r"(?s)got .*broken that does not load .*text.*; want a checkpoint"):
         load_denoiser(broken)
 
 
