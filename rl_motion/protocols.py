@@ -76,9 +76,10 @@ class Replay(Protocol):
 
     @property
     def gain_S(self) -> Tensor | None:
-        """How many stds each step's mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
+        """How many stds each step's mean moves per unit of the network's raw prediction (x0, noise or v).
 
-        None: the steps have no such scale, so there is nothing to balance.
+        For x0 that is k_t, the square root of the SNR gained. None: the steps have no such scale, so there is nothing
+        to balance.
         """
 
     def kl(self, reference: Self) -> Tensor:
@@ -88,9 +89,9 @@ class Replay(Protocol):
         """
 
     def gradient_norm(self, loss: Tensor) -> Tensor:
-        """Norm [S] of the loss's gradient with respect to what the network predicted at each step (x0, logits).
+        """Norm [S] of the loss's gradient with respect to what the network predicted at each step.
 
-        Costs no backward pass through the network and keeps the graph.
+        The raw prediction: x0, noise, v or logits. Costs no backward pass through the network and keeps the graph.
         """
 
 

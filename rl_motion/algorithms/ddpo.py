@@ -8,10 +8,16 @@ One ratio per step, a diffusion's transition or a sequence's token:
 
 The means are over rows and their steps; a sequence that ended early has fewer of them.
 
-`balance: snr` sets c_t = k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, how many stds the mean moves per unit of
-predicted x0. The gradient of log p with respect to x0 is k_t times a standard normal: undivided, k_t^2 spans
-three orders of magnitude over ten steps, and one clip range freezes the late steps and starves the early
-ones. `none` sets c_t = 1, all there is for tokens.
+`balance: snr` sets c_t to how many stds the mean moves per unit of what the network predicts (s before, t after):
+
+    x0       k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, the square root of the SNR gained
+    epsilon  k_t sigma_s / alpha_s = sqrt(exp(2h) - 1)
+    v        k_t sigma_s
+
+The gradient of log p with respect to the prediction is c_t times a standard normal: undivided, k_t^2 spans three orders
+of magnitude over ten steps, and one clip range freezes the late steps of an x0 network and starves the early ones.
+Of an epsilon network the steps are near balance as they are, but for a last one that lands near zero; divided by
+k_t instead its first ratios overflow (docs/landing.md). `none` sets c_t = 1, all there is for tokens.
 
 KL_t is the exact KL of a transition to the reference's (adapter off), averaged or summed over elements as the
 log-probs are. It is divided by the same c_t: each transition's objective A l_t - kl_weight KL_t is weighted

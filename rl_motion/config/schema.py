@@ -119,7 +119,8 @@ class AlgorithmConfig(Section):
     """Adapt the weight, from `kl_weight` on, so that `policy/kl` comes to this (arXiv:1909.08593, section 2.2).
     None: it stays as it is."""
     balance: Literal["snr", "none"] = "snr"
-    """snr: divide a log-ratio by k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t; essential with x0 networks."""
+    """snr: divide a log-ratio by how many stds its transition's mean moves per unit of what the network predicts:
+    k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t of x0, sqrt(exp(2h) - 1) of the noise. Essential with x0 networks."""
     transitions: Positive | None = None
     """Learn from this many transitions, the noisiest first; None: all. What a motion does is decided in the first few,
     and the others add noise to the gradient and cost a network call each (docs/log.md)."""

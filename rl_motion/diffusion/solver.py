@@ -52,6 +52,7 @@ class SolverTables:
         gain_K: k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t, stds that the mean moves per unit of m0 in first
             order, whatever the order and the solver type; its square is the SNR gained,
             alpha_t^2 / sigma_t^2 - alpha_s^2 / sigma_s^2. Infinite where the transition ends at sigma 0.
+            `raw_gain` says it per unit of what the network predicts.
     """
 
     timestep_K: tuple[int, ...]
@@ -97,6 +98,17 @@ class SolverTables:
         if kind == "epsilon":
             return (x - self.sigma[k] * prediction) / self.alpha[k]
         return self.alpha[k] * x - self.sigma[k] * prediction
+
+    def raw_gain(self, k: int, kind: PredictionType) -> float:
+        """k_t per unit of the network's raw prediction: stds that the mean of transition k moves, in first order.
+
+        k_t |d x0 / d prediction|: k_t itself, k_t sigma_s / alpha_s = sqrt(exp(2h) - 1), or k_t sigma_s.
+        """
+        if kind == "sample":
+            return self.gain_K[k]
+        if kind == "epsilon":
+            return self.gain_K[k] * self.sigma[k] / self.alpha[k]
+        return self.gain_K[k] * self.sigma[k]
 
 
 def solver_tables(

@@ -24,7 +24,7 @@ Legend: B rows, K network calls, S stochastic transitions, T = S + 1 latents, F 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -138,7 +138,7 @@ class DiffusionPolicy:
     def constants(self) -> Metrics:
         """Where the last stochastic transition ends: its sigma, and the SNR it gains.
 
-        The latter is k_t^2, that transition's weight in an unbalanced loss.
+        The latter is k_t^2, that transition's weight in an unbalanced loss of a network that predicts x0.
         """
         last = self.transitions - 1
         return {
@@ -204,8 +204,8 @@ class DiffusionPolicy:
         return GaussianReplay(
             log_prob_BS=torch.stack(scores, dim=1) * scale_B[:, None],
             mean_BSFD=mean_BSFD,
-            std_S=self._row(self._tables.std_K, steps),
-            gain_S=self._row(self._tables.gain_K, steps),
+            std_S=self._row(self._tables.std_K[:steps]),
+            gain_S=self._row([self._tables.raw_gain(k, self._denoiser.prediction_type) for k in range(steps)]),
             scale_B=scale_B,
         )
 
@@ -319,8 +319,8 @@ class DiffusionPolicy:
     def _scale(self, elements_B: Tensor) -> Tensor:
         return 1.0 / elements_B if self._config.log_prob == "mean" else torch.ones_like(elements_B)
 
-    def _row(self, values_K: tuple[float, ...], steps: int) -> Tensor:
-        return torch.tensor(values_K[:steps], dtype=torch.float64, device=self._device)
+    def _row(self, values_S: Sequence[float]) -> Tensor:
+        return torch.tensor(values_S, dtype=torch.float64, device=self._device)
 
     def _adapter_off(self) -> AbstractContextManager[None]:
         return adapter_disabled(self._denoiser.network) if self.adapter_parameters() else nullcontext()

@@ -19,7 +19,8 @@ class GaussianReplay:
 
     log_prob_BS [B, S], float64; mean_BSFD [B, S, F, D], zero beyond the scored frames (a row's length, or the whole
     canvas where the model has one); std_S [S], the same for every row and for the reference.
-    gain_S [S]: stds that the mean moves per unit of predicted x0 (k_t, the square root of the SNR gained).
+    gain_S [S]: stds that the mean moves, in first order, per unit of what the network predicts, x0, the noise or v
+    (`SolverTables.raw_gain`).
     scale_B [B]: factor of a row's sum over elements (1 for `sum`, 1 / (scored frames * D) for `mean`).
     """
 
@@ -34,9 +35,9 @@ class GaussianReplay:
         return kl_divergence(self.mean_BSFD, reference.mean_BSFD, self.std_S) * self.scale_B[:, None]
 
     def gradient_norm(self, loss: Tensor) -> Tensor:
-        """Norm [S] of the gradient with respect to a transition's mean, times d mean / d x0 = std k_t.
+        """Norm [S] of the gradient with respect to a transition's mean, times d mean / d prediction = std gain.
 
-        That is its own prediction's share, in first order.
+        That is the share of the network's own output (x0, noise or v) at that step, in first order.
         """
         (gradient_BSFD,) = torch.autograd.grad(loss, self.mean_BSFD, retain_graph=True)
         return gradient_BSFD.double().square().sum(dim=(0, 2, 3)).sqrt() * self.std_S * self.gain_S

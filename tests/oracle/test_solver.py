@@ -278,3 +278,43 @@ def test_repeated_levels() -> None:
     with pytest.raises(ValueError, match="rise from 1 to 2 at transition 0"):
         solver_tables([3, 2], [1.0, 2.0, 0.0], order=1, solver_type="midpoint")
     assert math.isinf(solver_tables([3], [1.0, 0.0], order=1, solver_type="midpoint").gain_K[0])
+
+
+def raw_gain_by_difference(config: PolicyConfig, kind: str) -> list[float]:
+    """Stds that each transition's mean moves when the raw prediction does, through the kernel's own two functions."""
+    tables = policy_tables(ScheduleConfig(betas="linear", timesteps=1000), config)
+    x = torch.full((1,), 0.7, dtype=torch.float64)
+    gains = []
+    for k in range(config.steps - (config.last_step == "frozen")):
+        ends = [
+            tables.transition(k, x, tables.to_x0(k, x, torch.full_like(x, 0.3 + step), kind), x)[0]
+            for step in (0.5, -0.5)
+        ]
+        gains.append(float((ends[0] - ends[1]).abs()) / tables.std_K[k])
+    return gains
+
+
+@pytest.mark.parametrize("last_step", ["frozen", "stop"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_gain_is_the_means_slope_in_what_the_network_predicts(kind: str, last_step: str) -> None:
+    config = PolicyConfig(order=1, last_step=last_step)
+    tables = policy_tables(ScheduleConfig(betas="linear", timesteps=1000), config)
+    want = raw_gain_by_difference(config, kind)
+    assert [tables.raw_gain(k, kind) for k in range(len(want))] == pytest.approx(want, rel=1e-9)
+    # Negative control: k_t, per unit of x0, is another number wherever something else is predicted.
+    off = max(abs(math.log(tables.gain_K[k] / value)) for k, value in enumerate(want))
+    assert off < 1e-9 if kind == "sample" else off > 0.2
+
+
+def test_raw_gain_in_closed_form() -> None:
+    """x0: k_t, the same bits; noise: sqrt(exp(2h) - 1), so its square is the share of SNR gained; v: k_t sigma_s."""
+    tables = policy_tables(ScheduleConfig(betas="linear", timesteps=1000), PolicyConfig(last_step="stop"))
+    for k in range(10):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = ((tables.alpha[i], tables.sigma[i]) for i in (k, k + 1))
+        snr_gained = (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2 - 1.0  # exp(2h) - 1
+        assert tables.raw_gain(k, "sample") == tables.gain_K[k]
+        assert tables.raw_gain(k, "epsilon") == pytest.approx(math.sqrt(snr_gained), rel=1e-9)
+        assert tables.raw_gain(k, "v_prediction") == pytest.approx(math.sqrt(snr_gained) * alpha_s, rel=1e-9)
+    # Why it matters: k_t spans four orders of magnitude here, the noise network's own scale one and a half.
+    assert tables.gain_K[9] / tables.gain_K[0] > 5e3
+    assert tables.raw_gain(9, "epsilon") / min(tables.raw_gain(k, "epsilon") for k in range(10)) < 50.0

@@ -317,3 +317,27 @@ def test_visible_padding_is_refused() -> None:
     policy.rollout(toy_unit(prompts=1))
     with pytest.raises(UserError, match="sees padding"):
         policy.rollout(toy_unit(prompts=2))
+
+
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction"])
+def test_gain_and_gradient_norm_are_those_of_the_networks_raw_prediction(kind: str) -> None:
+    """Autograd down to what the network returned, in first order, against the replay's own arithmetic."""
+    config = PolicyConfig(steps=5, order=1, log_prob="sum")
+    schedule = ScheduleConfig(betas="linear", timesteps=1000)
+    policy, denoiser = toy_policy(config, features=2, dtype=torch.float64, prediction_type=kind, schedule=schedule)
+    trajectory = policy.rollout(toy_unit())
+    raw, forward = [], denoiser.predict
+
+    def remember(*arguments: object) -> Tensor:
+        raw.append(forward(*arguments))  # type: ignore[arg-type]
+        return raw[-1]
+
+    denoiser.predict = remember  # type: ignore[method-assign]
+    replay = policy.replay(trajectory)
+    loss = (replay.log_prob_BS * torch.linspace(-1.0, 1.0, 12)[:, None]).sum()
+    want = torch.stack([part.norm() for part in torch.autograd.grad(loss, raw, retain_graph=True)])
+    torch.testing.assert_close(replay.gradient_norm(loss), want, rtol=1e-9, atol=0.0)
+    # Negative control: per unit of x0 it is another number wherever something else is predicted.
+    of_x0 = dataclasses.replace(replay, gain_S=torch.tensor(policy_tables(schedule, config).gain_K[:4]).double())
+    same = torch.allclose(of_x0.gradient_norm(loss), want, rtol=1e-6, atol=0.0)
+    assert same == (kind == "sample")
