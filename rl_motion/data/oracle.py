@@ -15,7 +15,7 @@ import torch
 from rl_motion.data.oracle_gestures import GESTURES
 from rl_motion.data.oracle_measures import Array, measure
 from rl_motion.data.oracle_reading import read
-from rl_motion.data.oracle_rules import Check, gaze, style
+from rl_motion.data.oracle_rules import Check, gaze, on_floor, style
 from rl_motion.data.oracle_travel import TRAVEL
 from rl_motion.motion.sentinels import bone_drift_B, jerk_B
 
@@ -51,7 +51,11 @@ def check(caption: str, joints_FJ3: Array, fps: float = 20.0) -> Verdict:
     reading = read(caption)
     measures = measure(joints, fps)
     checks = CHECKS[reading.action](measures, reading)
-    checks |= {"gaze": gaze(measures, reading.gaze), "style": style(measures, reading.style)}
+    checks |= {
+        "gaze": gaze(measures, reading.gaze),
+        "style": style(measures, reading.style),
+        "on the floor": on_floor(measures),
+    }
     failed = tuple(name for name, ok in checks.items() if not ok)
     band = in_band(joints)
     return Verdict(not failed and band, not failed, band, failed if band else (*failed, "outside the sentinels' band"))

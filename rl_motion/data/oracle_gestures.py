@@ -135,6 +135,7 @@ def _clap(m: Measures, reading: Reading) -> dict[str, bool]:
     found = bumps(-np.linalg.norm(left - right, axis=-1), -0.25, -0.4, m.fps)
     return {
         **counted(found, reading), **stays(m), "feet down": _feet_flat(m), "upright": upright(m),
+        "both hands move": min(float(np.ptp(left[:, 0])), float(np.ptp(right[:, 0]))) > 0.12,
         "hands ahead": all(min(left[p, 2], right[p, 2]) > 0.15 for p in found.peaks),
     }  # fmt: skip
 
@@ -162,6 +163,7 @@ def _lean(m: Measures, reading: Reading) -> dict[str, bool]:
     return {
         **counted(bumps(lean_F, 16, 12, m.fps), reading), **stays(m), "feet down": _feet_flat(m),
         "upright": upright(m), "one side": float(lean_F.min()) > -12,
+        "legs stand": float(np.abs(m.own_FJ3[:, [7, 8], 0].mean(1)).max()) < 0.15,
     }  # fmt: skip
 
 
@@ -171,9 +173,12 @@ def _twist(m: Measures, reading: Reading) -> dict[str, bool]:
     angle_F = sign * (shoulders_F - hips_F)
     # The shoulders are meant to turn; it is the hips that face ahead.
     ahead_F = np.degrees(m.yaw_F) + hips_F
+    chest_F = sign * (np.degrees(m.yaw_F) + shoulders_F)
+    found = bumps(angle_F, 22, 14, m.fps)
     return {
-        **counted(bumps(angle_F, 22, 14, m.fps), reading), **stays(m), "feet down": _feet_flat(m),
+        **counted(found, reading), **stays(m), "feet down": _feet_flat(m),
         "upright": upright(m), "one side": float(angle_F.min()) > -15,
+        "chest turns": all(chest_F[p] - chest_F[0] > 15 for p in found.peaks),
         "faces ahead": float(np.abs(ahead_F - ahead_F[0]).max()) < 45,
     }  # fmt: skip
 

@@ -105,9 +105,12 @@ def bumps(signal_F: Array, high: float, low: float, fps: float) -> Bumps:
     peaks: list[int] = []
     widths: list[float] = []
     start: int | None = None
+    rested = False
     for frame in range(len(signal_F) + 1):
         value = signal_F[frame] if frame < len(signal_F) else -np.inf
-        if start is None and value > high:
+        # What is held from the first frame on, as a statue holds it, is no repetition.
+        rested = rested or value < low
+        if start is None and rested and value > high:
             start = frame
         elif start is not None and value < low:
             peak = start + int(np.argmax(signal_F[start:frame]))

@@ -39,7 +39,7 @@ def counted(found: Bumps, reading: Reading, width: float = 0.5) -> dict[str, boo
 def stays(m: Measures, shift: float = 0.4) -> dict[str, bool]:
     """Whether the body keeps its place and its facing."""
     return {
-        "stays": m.shift < shift,
+        "stays": m.shift < shift and m.spread < 0.3,
         "faces ahead": float(np.abs(np.degrees(m.yaw_F - m.yaw_F[0])).max()) < 45,
     }
 
@@ -115,12 +115,24 @@ def gaze(m: Measures, said: str) -> bool:
     return {"": True, "down": bent > 18, "up": bent < -15}[said]
 
 
+def knees_bent(m: Measures) -> bool:
+    """Whether the pelvis is low because the knees are bent, over most of the clip."""
+    low = float(np.median(m.joints_FJ3[:, 0, 1])) < LOW_PELVIS
+    return low and all(float(np.median(m.bend(leg))) < 145 for leg in LEG.values())
+
+
+def on_floor(m: Measures) -> bool:
+    """Whether the lowest foot comes down to the floor and never far below it."""
+    lowest_F = m.joints_FJ3[:, [7, 8, 10, 11], 1].min(1)
+    return -0.06 < float(lowest_F.min()) < 0.06
+
+
 def style(m: Measures, said: str) -> bool:
     """Arms spread, hands on the hips or knees bent, over most of the clip; lateral is along the shoulders."""
     if not said:
         return True
     if said == "bent":
-        return float(np.median(m.joints_FJ3[:, 0, 1])) < LOW_PELVIS
+        return knees_bent(m)
     line_F3 = m.joints_FJ3[:, 16] - m.joints_FJ3[:, 17]
     line_F3 = line_F3 / (np.linalg.norm(line_F3, axis=-1, keepdims=True) + 1e-9)
 

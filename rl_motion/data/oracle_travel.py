@@ -15,6 +15,7 @@ from rl_motion.data.oracle_rules import (
     counted,
     duration,
     feet_down,
+    knees_bent,
     overhead,
     pace,
     stays,
@@ -118,7 +119,7 @@ def _low(m: Measures) -> bool:
 def _sneak(m: Measures, reading: Reading) -> dict[str, bool]:
     speed = m.forward_mps * (-1 if reading.side == "backward" else 1)
     return {
-        "low": _low(m), "direction": speed > 0.15, "straight": abs(m.turned) < 30,
+        "low": knees_bent(m), "direction": speed > 0.15, "straight": abs(m.turned) < 30,
         "speed": pace(reading.speed, speed, 0.56, 9.0), "not running": speed < 1.5,
         "along": abs(m.root_F3[-1, 2]) > abs(m.root_F3[-1, 0]), "trunk": float(m.trunk_F.max()) < 35,
         "steps": float(np.ptp(m.own_FJ3[:, 7, 2] - m.own_FJ3[:, 8, 2])) > 0.1,
@@ -127,15 +128,15 @@ def _sneak(m: Measures, reading: Reading) -> dict[str, bool]:
 
 
 def _march(m: Measures, reading: Reading) -> dict[str, bool]:
-    left, right = (
-        bumps(m.joints_FJ3[:, knee, 1] - m.joints_FJ3[:, hip, 1], -0.25, -0.32, m.fps) for hip, knee in ((1, 4), (2, 5))
-    )
+    lift = [m.joints_FJ3[:, knee, 1] - m.joints_FJ3[:, hip, 1] for hip, knee in ((1, 4), (2, 5))]
+    left, right = (bumps(signal, -0.25, -0.32, m.fps) for signal in lift)
+    other_low = all(lift[1 - leg][p] < -0.3 for leg, found in enumerate((left, right)) for p in found.peaks)
     steps = np.diff(sorted(left.peaks + right.peaks)) / m.fps
     seconds = float(steps.mean()) if len(steps) else 0.0
     return {
         "both knees": left.count > 0 and right.count > 0 and abs(left.count - right.count) <= 1, **stays(m),
         "speed": {"": True, "slow": seconds > 0.555, "fast": 0 < seconds < 0.395}[reading.speed],
-        "in turn": not set(left.peaks) & set(right.peaks), "stands": float(m.drop_F.max()) < 0.15,
+        "in turn": other_low, "stands": float(m.drop_F.max()) < 0.15,
         "trunk": float(m.trunk_F.max()) < 35,
     }  # fmt: skip
 

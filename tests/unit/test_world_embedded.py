@@ -163,11 +163,11 @@ def named(made):
 
 @pytest.mark.usefixtures("still")
 def test_the_source_names_sides_of_coarse_combinations_as_often_as_asked():
-    number = 1500
+    number = 6000
     made = {share: clips("source/train", number, SEED, named_sides=share) for share in (0.0, 0.5, 1.0)}
     known = {*splits()["target/train"]}
     nameable = sum(len({o for o in known if replace(o, side="") == c}) == 2 for c in made[0.0].claims)
-    assert nameable > 150
+    assert nameable > 600
     assert named(made[0.0]) == []
     assert made[0.0].captions == clips("source/train", number, SEED).captions
     assert len(named(made[1.0])) == nameable
