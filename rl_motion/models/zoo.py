@@ -31,7 +31,7 @@ from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions, Normalisation, Representation
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
-DENOISERS: dict[str, tuple[type[MDM] | type[MDMSMPL] | type[T2MUnet], type[Any], type[Any]]] = {
+DENOISERS: dict[str, tuple[type[Any], type[Any], type[Any]]] = {
     "mdm": (MDM, MDMConfig, MDMDenoiser),
     "mdm_smpl": (MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser),
     "t2m_unet": (T2MUnet, T2MUnetConfig, T2MUnetDenoiser),

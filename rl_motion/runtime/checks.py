@@ -35,11 +35,11 @@ def check_parts(job: Job) -> None:
     path = locate(job.model.name, DENOISERS)
     config = _config(path)
     gives = check_policy(job.model.name, config, job.policy)
-    groups = DENOISERS[config.kind][0].adapter_targets
+    groups = getattr(DENOISERS[config.kind][0], "adapter_targets", {})
     if not job.adapter.targets or not groups.keys() >= set(job.adapter.targets):
         raise UserError(
-            f"adapter.targets: got {list(job.adapter.targets)}; want at least one of {sorted(groups)}; correct it in "
-            "the job"
+            f"adapter.targets: got {list(job.adapter.targets)}; want at least one, all of them among {sorted(groups)}, "
+            f"which the networks of kind {config.kind!r} have; correct it in the job"
         )
     differentiable = _check_rewards(job, gives.form)
     offered: frozenset[Need] = gives.offers | {"reward_gradient"} if differentiable else gives.offers
