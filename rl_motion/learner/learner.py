@@ -19,7 +19,9 @@ from rl_motion.policies import audit
 from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics, Unit, UnitGradient
 
-_ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
+_ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step/"
+_OLD_STEP = "adam_step"
+"""One for all parameters, in commits from when every loss used all of them."""
 _EMA, _ALGORITHM, _OWN = "ema/", "algorithm/", "own/"
 _BETA1 = 0.9
 Losses = Iterator[tuple[Tensor, Metrics]]
@@ -118,19 +120,20 @@ class Learner:
             self._policy.load_adapter_state(raw)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
-        """Adapter, Adam's moments and step, average, algorithm's state and own parameters: flat CPU copies."""
+        """Adapter, Adam's moments and steps, average, algorithm's state and own parameters: flat CPU copies.
+
+        Adam counts the steps of each parameter: a loss moves those that it uses. Zeros before the first.
+        """
         tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
-        step = torch.zeros(())
         for name, parameter in self._parameters.items():
             moments = self._optimizer.state.get(parameter, {})
             zeros = torch.zeros_like(parameter)
             tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
             tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
-            step = moments.get("step", step)
+            tensors[_STEP + name] = moments.get("step", torch.zeros(())).detach().cpu().clone()
         tensors |= {name: parameter.detach().cpu().clone() for name, parameter in self._own.items()}
         tensors |= {_EMA + name: mean.clone() for name, mean in self._ema.items()}
-        tensors |= {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
-        return tensors | {_STEP: step.detach().cpu().clone()}
+        return tensors | {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
 
     def load_state_dict_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on exactly where `state_dict_tensors` was called: the next step has the same bits.
@@ -138,6 +141,9 @@ class Learner:
         Raises:
             RunFault: the names are not those of this learner; nothing was loaded.
         """
+        if _OLD_STEP in tensors:
+            steps = {_STEP + name: tensors[_OLD_STEP] for name in self._parameters}
+            tensors = {name: tensor for name, tensor in tensors.items() if name != _OLD_STEP} | steps
         want = self.state_dict_tensors().keys()
         if tensors.keys() != want:
             differing = sorted(tensors.keys() ^ want)
@@ -151,12 +157,14 @@ class Learner:
         with torch.no_grad():
             for name, parameter in self._own.items():
                 parameter.copy_(tensors[name])
+        self._optimizer.state.clear()
         for name, parameter in self._parameters.items():
-            self._optimizer.state[parameter] = {
-                "step": tensors[_STEP].clone(),
-                "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
-                "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
-            }
+            if tensors[_STEP + name] > 0:
+                self._optimizer.state[parameter] = {
+                    "step": tensors[_STEP + name].clone(),
+                    "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
+                    "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
+                }
 
     def _average(self) -> None:
         decay = self._config.ema_decay

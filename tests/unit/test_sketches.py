@@ -218,6 +218,43 @@ def test_the_critic_is_trained_committed_and_restored(lost: str) -> None:
     assert same == (not lost)
 
 
+class Apart(PPO):
+    """Actor and critic have losses of their own: two of the actor's, one of the critic's."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        for _ in range(2):
+            replay = policy.replay(batch.trajectory)
+            yield -(replay.log_prob_BS * batch.advantage_B[:, None]).mean(), {"policy/loss": 0.0}
+        yield (batch.reward_B.mean() - self.value_S[:2]).square().mean(), {"policy/loss": 0.0}
+
+
+def apart() -> tuple[Learner, TokenPolicy]:
+    policy = TokenPolicy()
+    return Learner(policy, Apart(AlgorithmConfig(), near_B), TrainConfig(learning_rate=0.02)), policy
+
+
+@pytest.mark.parametrize("steps", ["their own", "one for all"])
+def test_losses_of_other_parameters_are_resumed_bit_for_bit(steps: str) -> None:
+    """And the control: one step for all of them, and the bits differ."""
+
+    def go(learner: Learner, policy: TokenPolicy, iterations: range) -> dict[str, Tensor]:
+        for iteration in iterations:
+            learner.step([experience(policy, iteration)])
+        return learner.state_dict_tensors()
+
+    whole, saved = go(*apart(), range(4)), go(*apart(), range(2))
+    counted = {int(saved[name]) for name in saved if name.startswith("adam_step/")}
+    assert counted == {4, 2}
+    if steps == "one for all":
+        last = saved["adam_step/own/value_S"]
+        saved = {n: t for n, t in saved.items() if not n.startswith("adam_step/")} | {"adam_step": last}
+    learner, policy = apart()
+    learner.load_state_dict_tensors(saved)
+    again = go(learner, policy, range(2, 4))
+    same = again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+    assert same == (steps == "their own")
+
+
 def test_needs_that_nobody_offers_are_refused_with_what_to_do() -> None:
     easytune = EasyTune(AlgorithmConfig(), near_B)
     refuse_unmet("easytune", easytune.needs, {"denoising", "reward_gradient", "snr"})
