@@ -192,7 +192,7 @@ class Algorithm(Protocol):
 
         A loss is a mean over the unit's rows (scalar, with gradient). Between two of them the learner steps, so that
         what follows a `yield` meets the new parameters. Most algorithms yield once. Units that share optimiser steps
-        go through them together: all yield equally often, and metrics of the same names.
+        go through them together: all yield equally often. A metric that a loss has no value for is left out.
         """
 
     def adapt(self, metrics: Metrics) -> None:

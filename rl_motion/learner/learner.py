@@ -73,13 +73,14 @@ class Learner:
             own: what this learner has to compute; other learners have the rest.
 
         Returns:
-            The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`), and the
-            learner's own; the same on every learner.
+            The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`) of the
+            losses that recorded them, and the learner's own; the same on every learner.
 
         Raises:
             AuditError: replay does not reproduce a rollout bit for bit; nothing was updated.
             RunFault: a loss or a gradient is not finite, on whichever learner. This and whatever else ends an update
-                early leave the learner as it was before.
+                early, the algorithm's `adapt` included, leave the learner as it was before.
+            ValueError: a unit has no loss, fewer than others of its optimiser steps, or one without gradient.
         """
         if not units:
             raise ValueError("got no experience; want at least one unit; pass every unit of the iteration")
@@ -98,15 +99,18 @@ class Learner:
                 rows = sum(unit.batch for unit in chunk)
                 mine = [unit for unit in chunk if unit.index in held]
                 losses = {unit: self._algorithm.losses(self._policy, held[unit.index]) for unit in mine}
+                done = len(updates)
                 # Nobody has a loss left: the next chunk's turn.
                 while gathered := (yield self._gradients(losses, rows)):
                     updates.append(self._update(self._in_unit_order(chunk, gathered)))
+                if len(updates) == done:
+                    raise self._misfit("no loss", chunk[0], "yield at least one from its `losses`")
+            metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
+            self._algorithm.adapt(metrics)
+            self._average()
         except BaseException:  # closed in the middle, too: another learner failed
             self.load_state_dict_tensors(before)
             raise
-        metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
-        self._algorithm.adapt(metrics)
-        self._average()
         return metrics
 
     @contextmanager
@@ -178,10 +182,21 @@ class Learner:
         return [self._gradient(unit, *part, unit.batch / rows) for unit, part in found if part is not None]
 
     def _gradient(self, unit: Unit, loss: Tensor, recorded: Metrics, share: float) -> UnitGradient:
-        parameters = list(self._parameters.values())
-        parts = torch.autograd.grad(loss * share, parameters, allow_unused=True)
-        named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
+        named: dict[str, Tensor] = {}
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss * share, list(self._parameters.values()), allow_unused=True)
+            named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
+        if not named:
+            do = "compute it from `policy.replay` or from its `parameters`, outside `torch.no_grad` and undetached"
+            raise self._misfit("a loss without gradient", unit, do)
         return UnitGradient(unit, loss.item(), named, recorded)
+
+    def _misfit(self, got: str, unit: Unit, do: str) -> ValueError:
+        name = type(self._algorithm).__name__
+        return ValueError(
+            f"got {got} of {name} in iteration {unit.iteration}, unit {unit.index}; want one with a gradient for every "
+            f"optimiser step; in {name}, {do}"
+        )
 
     def _in_unit_order(self, chunk: Sequence[Unit], gathered: Sequence[UnitGradient]) -> list[UnitGradient]:
         """Addition in float32 is not associative: this order, not that of arrival, makes learners interchangeable."""
@@ -235,11 +250,12 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
-    """Means weighted by rows; of names that end in `_max`, the maximum."""
-    rows = sum(batch for batch, _ in parts)
+    """Means weighted by rows, of names that end in `_max` the maximum, each over the parts that have it."""
     merged: Metrics = {}
-    for name in parts[0][1]:
-        values = [(batch, metrics[name]) for batch, metrics in parts]
-        is_max = name.endswith("_max")
-        merged[name] = max(v for _, v in values) if is_max else sum(batch * v for batch, v in values) / rows
+    for name in dict.fromkeys(name for _, metrics in parts for name in metrics):
+        values = [(batch, metrics[name]) for batch, metrics in parts if name in metrics]
+        if name.endswith("_max"):
+            merged[name] = max(value for _, value in values)
+        else:
+            merged[name] = sum(batch * value for batch, value in values) / sum(batch for batch, _ in values)
     return merged

@@ -222,10 +222,10 @@ class Apart(PPO):
     """Actor and critic have losses of their own: two of the actor's, one of the critic's."""
 
     def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
-        for _ in range(2):
+        for number in range(2):
             replay = policy.replay(batch.trajectory)
-            yield -(replay.log_prob_BS * batch.advantage_B[:, None]).mean(), {"policy/loss": 0.0}
-        yield (batch.reward_B.mean() - self.value_S[:2]).square().mean(), {"policy/loss": 0.0}
+            yield -(replay.log_prob_BS * batch.advantage_B[:, None]).mean(), {"policy/loss": float(number)}
+        yield (batch.reward_B.mean() - self.value_S[:2]).square().mean(), {"critic/loss": 3.0}
 
 
 def apart() -> tuple[Learner, TokenPolicy]:
@@ -253,6 +253,68 @@ def test_losses_of_other_parameters_are_resumed_bit_for_bit(steps: str) -> None:
     again = go(learner, policy, range(2, 4))
     same = again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
     assert same == (steps == "their own")
+
+
+def test_losses_may_record_other_things() -> None:
+    """Each metric is the mean over the losses that recorded it."""
+    learner, policy = apart()
+    metrics = learner.step([experience(policy)])
+    assert (metrics["policy/loss"], metrics["critic/loss"], metrics["learner/updates"]) == (0.5, 3.0, 3.0)
+
+
+class NoLoss(PPO):
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield from ()
+
+
+class Detached(PPO):
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        for loss, metrics in super().losses(policy, batch):
+            yield loss.detach(), metrics
+
+
+class Elsewhere(PPO):
+    """A gradient, but of nothing that the learner trains."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield nn.Parameter(torch.ones(())).square(), {}
+
+
+class Late(PPO):
+    """The first loss is sound: the failure comes after a step."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield from super().losses(policy, batch)
+        yield torch.ones(()), {}
+
+
+class Unadaptable(PPO):
+    def adapt(self, metrics: Metrics) -> None:
+        self.state = {"changed": torch.ones(())}
+        raise KeyError("policy/entropy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "match"),
+    [
+        (NoLoss, ValueError, "got no loss of NoLoss in iteration 0, unit 0; want .*; in NoLoss, yield at least one"),
+        (Detached, ValueError, "got a loss without gradient of Detached in iteration 0, unit 0; want .* compute it"),
+        (Elsewhere, ValueError, "got a loss without gradient of Elsewhere"),
+        (Late, ValueError, "got a loss without gradient of Late"),
+        (Unadaptable, KeyError, "policy/entropy"),
+    ],
+)
+def test_an_algorithm_that_fails_leaves_the_learner_as_it_was(
+    kind: type[PPO], error: type[Exception], match: str
+) -> None:
+    policy = TokenPolicy()
+    learner = Learner(policy, kind(AlgorithmConfig(), near_B), TrainConfig(ema_decay=0.9))
+    before = learner.state_dict_tensors()
+    with pytest.raises(error, match=match):
+        learner.step([experience(policy)])
+    after = learner.state_dict_tensors()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_needs_that_nobody_offers_are_refused_with_what_to_do() -> None:
