@@ -262,6 +262,36 @@ def test_losses_may_record_other_things() -> None:
     assert (metrics["policy/loss"], metrics["critic/loss"], metrics["learner/updates"]) == (0.5, 3.0, 3.0)
 
 
+class Drawn(PPO):
+    """Its critic starts from random weights."""
+
+    def __init__(self, config: AlgorithmConfig, objective: Objective) -> None:
+        super().__init__(config, objective)
+        self.parameters = dict(nn.Linear(4, 2).named_parameters())
+
+
+def test_a_critic_starts_alike_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was drawn before; another seed gives another. And the control: made directly, they differ."""
+    monkeypatch.setitem(ALGORITHMS, "drawn", Drawn)
+    base = token_job()
+
+    def weight(seed: int, before: int) -> Tensor:
+        torch.manual_seed(before)
+        here = torch.random.get_rng_state()
+        changes = {
+            "algorithm": base.algorithm.model_copy(update={"name": "drawn"}),
+            "train": base.train.model_copy(update={"seed": seed}),
+        }
+        made = build_algorithm(base.model_copy(update=changes)).parameters["weight"]
+        assert torch.equal(torch.random.get_rng_state(), here)
+        return made
+
+    assert torch.equal(weight(0, before=1), weight(0, before=2))
+    assert not torch.equal(weight(0, before=1), weight(1, before=1))
+    first, second = (Drawn(base.algorithm, near_B).parameters["weight"] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 class NoLoss(PPO):
     def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
         yield from ()
