@@ -83,7 +83,8 @@ class PPO:
         actor_BS = -torch.minimum(ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS)
         kl_BS = replay.kl(reference)
         loss_BS = actor_BS + self._config.kl_weight * kl_BS + 0.5 * error_BS.square()
-        yield loss_BS[drawn_BS].mean(), {"policy/kl": kl_BS[drawn_BS].mean().item()}
+        count = drawn_BS.numel()  # not what was drawn: units add up by their rows
+        yield loss_BS[drawn_BS].sum() / count, {"policy/kl": kl_BS[drawn_BS].sum().item() / count}
 
     def adapt(self, metrics: Metrics) -> None:
         """Nothing to adapt."""
