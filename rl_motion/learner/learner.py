@@ -109,7 +109,7 @@ class Learner:
             self._algorithm.adapt(metrics)
             self._average()
         except BaseException:  # closed in the middle, too: another learner failed
-            self.load_state_dict_tensors(before)
+            self._restore(before)
             raise
         return metrics
 
@@ -155,6 +155,10 @@ class Learner:
                 f"got a learner state of {len(tensors)} tensors; want {len(want)}; first difference "
                 f"{differing[0]!r}; resume with the job, model and adapter that the run was started with"
             )
+        self._restore(tensors)
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Names unchecked: an `adapt` that failed may have left others in the algorithm's state."""
         self._policy.load_adapter_state(_under(_ADAPTER, tensors))
         self._ema = _under(_EMA, tensors)
         self._algorithm.state = _under(_ALGORITHM, tensors)
