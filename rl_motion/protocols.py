@@ -190,9 +190,11 @@ class Algorithm(Protocol):
     def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
         """One unit's pass: a loss for every optimiser step, and what to record about it.
 
-        A loss is a mean over the unit's rows (scalar, with gradient). Between two of them the learner steps, so that
-        what follows a `yield` meets the new parameters. Most algorithms yield once. Units that share optimiser steps
-        go through them together: all yield equally often, and metrics of the same names.
+        A loss is a mean over the unit's rows (scalar, with gradient), by which units are weighed: over steps it is a
+        sum divided by a constant, S mostly, not by what the unit happened to draw. Between two losses the learner
+        steps, so that what follows a `yield` meets the new parameters. Most algorithms yield once. Units that share
+        optimiser steps go through them together: all yield equally often. A metric that a loss has no value for is
+        left out.
         """
 
     def adapt(self, metrics: Metrics) -> None:

@@ -3,10 +3,11 @@
 One ratio per step, a diffusion's transition or a sequence's token:
 
     l_t   = (log p_new(x_t+1 | x_t) - log p_old(x_t+1 | x_t)) / c_t
-    loss  = - mean over what was drawn of min(exp(l_t) A, clip(exp(l_t), 1 - eps, 1 + eps) A)
-            + kl_weight * mean over what was drawn of KL_t / c_t
+    loss  = - mean of min(exp(l_t) A, clip(exp(l_t), 1 - eps, 1 + eps) A) + kl_weight * mean of KL_t / c_t
 
-The means are over rows and their steps; a sequence that ended early has fewer of them.
+The means are sums over what was drawn, divided by rows times S. A sequence that ended early adds fewer terms and is
+divided by as much: every token weighs the same, whatever else is in its unit (Dr. GRPO, arXiv:2503.20783, section 3.2,
+of lengths).
 
 `balance: snr` sets c_t to how many stds the mean moves per unit of what the network predicts (s before, t after):
 
@@ -79,11 +80,12 @@ class DDPO:
         yield self.loss(policy, batch)
 
     def loss(self, policy: MotionPolicy, batch: Experience) -> tuple[Tensor, Metrics]:
-        """Mean loss over one unit's rows and their steps, and what to record about it.
+        """Mean loss over one unit's rows and steps, and what to record about it.
 
-        Metrics, in total and per step (`_s00` is the first drawn, a diffusion's noisiest; 0 where no row has it):
-        `policy/clip_fraction` (ratio outside the range), `policy/kl` (exact, to the reference, unbalanced),
-        `policy/abs_dlogp` (unbalanced) and `policy/gradient_share`; with a `kl_target` also `policy/kl_weight`.
+        Metrics, in total (a mean as the loss is) and per step (over the rows that have it, left out where none has;
+        `_s00` is the first drawn, a diffusion's noisiest): `policy/clip_fraction` (ratio outside the range),
+        `policy/kl` (exact, to the reference, unbalanced) and `policy/abs_dlogp` (unbalanced); per step alone
+        `policy/gradient_share`, 0 where no row has it; with a `kl_target` also `policy/kl_weight`.
 
         Raises:
             UserError: `balance: snr` and a policy whose steps have no SNR.
@@ -99,14 +101,14 @@ class DDPO:
         ratio_BS = torch.exp(log_ratio_BS / balance_S)
         clip = self._config.clip_range
         clipped_BS = ratio_BS.clamp(1.0 - clip, 1.0 + clip)
-        policy_loss = -torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1)[drawn_BS].mean()
+        policy_loss = -_mean(torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1), drawn_BS)
 
         with torch.no_grad():
             reference = policy.replay(batch.trajectory, adapter=False, first=first)
         kl_BS = replay.kl(reference)
         loss = policy_loss
         if self.kl_weight > 0.0:
-            loss = loss + self.kl_weight * (kl_BS / balance_S)[drawn_BS].mean()
+            loss = loss + self.kl_weight * _mean(kl_BS / balance_S, drawn_BS)
 
         per_step = {
             "clip_fraction": ((ratio_BS - 1.0).abs() > clip).double(),
@@ -117,11 +119,11 @@ class DDPO:
         metrics |= {f"policy/{name}": value.item() for name, value in self.state.items()}
         share_S = drawn_BS.double().mean(dim=0)
         for name, value_BS in per_step.items():
-            value_S = torch.where(drawn_BS, value_BS, 0.0).mean(dim=0) / share_S.clamp_min(_TINY)
-            metrics[f"policy/{name}"] = ((value_S * share_S).sum() / share_S.sum()).item()
-            metrics |= _by_step(name, value_S)
+            value_S = torch.where(drawn_BS, value_BS, 0.0).mean(dim=0)
+            metrics[f"policy/{name}"] = value_S.sum().item() / steps
+            metrics |= _by_step(name, value_S, share_S)
         norm_S = replay.gradient_norm(policy_loss)
-        metrics |= _by_step("gradient_share", norm_S / norm_S.sum().clamp_min(_TINY))
+        metrics |= _by_step("gradient_share", norm_S / norm_S.sum().clamp_min(_TINY), torch.ones_like(share_S))
         return loss, metrics
 
     def _balance(self, replay: Replay) -> Tensor:
@@ -133,5 +135,12 @@ class DDPO:
         return replay.gain_S
 
 
-def _by_step(name: str, value_S: Tensor) -> Metrics:
-    return {f"policy/{name}_s{step:02d}": value for step, value in enumerate(value_S.tolist())}
+def _mean(value_BS: Tensor, drawn_BS: Tensor) -> Tensor:
+    """Over rows and steps, 0 where nothing was drawn: means of units add up by their rows, however rows are packed."""
+    return value_BS[drawn_BS].sum() / drawn_BS.numel()
+
+
+def _by_step(name: str, value_S: Tensor, share_S: Tensor) -> Metrics:
+    """Means over all rows become those over the share of rows that have the step; nothing where none has."""
+    pairs = enumerate(zip(value_S.tolist(), share_S.tolist(), strict=True))
+    return {f"policy/{name}_s{step:02d}": value / share for step, (value, share) in pairs if share > 0.0}

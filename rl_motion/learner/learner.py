@@ -19,7 +19,9 @@ from rl_motion.policies import audit
 from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import Experience, Metrics, Unit, UnitGradient
 
-_ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step"
+_ADAPTER, _MEAN, _SQUARE, _STEP = "adapter/", "adam_mean/", "adam_square/", "adam_step/"
+_OLD_STEP = "adam_step"
+"""One for all parameters, in commits from when every loss used all of them."""
 _EMA, _ALGORITHM, _OWN = "ema/", "algorithm/", "own/"
 _BETA1 = 0.9
 Losses = Iterator[tuple[Tensor, Metrics]]
@@ -71,13 +73,14 @@ class Learner:
             own: what this learner has to compute; other learners have the rest.
 
         Returns:
-            The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`), and the
-            learner's own; the same on every learner.
+            The algorithm's metrics, means over every pass weighted by rows (maxima for names ending in `_max`) of the
+            losses that recorded them, and the learner's own; the same on every learner.
 
         Raises:
             AuditError: replay does not reproduce a rollout bit for bit; nothing was updated.
             RunFault: a loss or a gradient is not finite, on whichever learner. This and whatever else ends an update
-                early leave the learner as it was before.
+                early, the algorithm's `adapt` included, leave the learner as it was before.
+            ValueError: a unit has no loss, fewer than others of its optimiser steps, or one without gradient.
         """
         if not units:
             raise ValueError("got no experience; want at least one unit; pass every unit of the iteration")
@@ -96,15 +99,18 @@ class Learner:
                 rows = sum(unit.batch for unit in chunk)
                 mine = [unit for unit in chunk if unit.index in held]
                 losses = {unit: self._algorithm.losses(self._policy, held[unit.index]) for unit in mine}
+                done = len(updates)
                 # Nobody has a loss left: the next chunk's turn.
                 while gathered := (yield self._gradients(losses, rows)):
                     updates.append(self._update(self._in_unit_order(chunk, gathered)))
+                if len(updates) == done:
+                    raise self._misfit("no loss", chunk[0], "yield at least one from its `losses`")
+            metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
+            self._algorithm.adapt(metrics)
+            self._average()
         except BaseException:  # closed in the middle, too: another learner failed
-            self.load_state_dict_tensors(before)
+            self._restore(before)
             raise
-        metrics = _merge([part for parts in updates for part in parts]) | {"learner/updates": float(len(updates))}
-        self._algorithm.adapt(metrics)
-        self._average()
         return metrics
 
     @contextmanager
@@ -118,19 +124,20 @@ class Learner:
             self._policy.load_adapter_state(raw)
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
-        """Adapter, Adam's moments and step, average, algorithm's state and own parameters: flat CPU copies."""
+        """Adapter, Adam's moments and steps, average, algorithm's state and own parameters: flat CPU copies.
+
+        Adam counts the steps of each parameter: a loss moves those that it uses. Zeros before the first.
+        """
         tensors = {_ADAPTER + name: tensor for name, tensor in self._policy.adapter_state().items()}
-        step = torch.zeros(())
         for name, parameter in self._parameters.items():
             moments = self._optimizer.state.get(parameter, {})
             zeros = torch.zeros_like(parameter)
             tensors[_MEAN + name] = moments.get("exp_avg", zeros).detach().cpu().clone()
             tensors[_SQUARE + name] = moments.get("exp_avg_sq", zeros).detach().cpu().clone()
-            step = moments.get("step", step)
+            tensors[_STEP + name] = moments.get("step", torch.zeros(())).detach().cpu().clone()
         tensors |= {name: parameter.detach().cpu().clone() for name, parameter in self._own.items()}
         tensors |= {_EMA + name: mean.clone() for name, mean in self._ema.items()}
-        tensors |= {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
-        return tensors | {_STEP: step.detach().cpu().clone()}
+        return tensors | {_ALGORITHM + name: value.cpu().clone() for name, value in self._algorithm.state.items()}
 
     def load_state_dict_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on exactly where `state_dict_tensors` was called: the next step has the same bits.
@@ -138,6 +145,9 @@ class Learner:
         Raises:
             RunFault: the names are not those of this learner; nothing was loaded.
         """
+        if _OLD_STEP in tensors:
+            steps = {_STEP + name: tensors[_OLD_STEP] for name in self._parameters}
+            tensors = {name: tensor for name, tensor in tensors.items() if name != _OLD_STEP} | steps
         want = self.state_dict_tensors().keys()
         if tensors.keys() != want:
             differing = sorted(tensors.keys() ^ want)
@@ -145,18 +155,24 @@ class Learner:
                 f"got a learner state of {len(tensors)} tensors; want {len(want)}; first difference "
                 f"{differing[0]!r}; resume with the job, model and adapter that the run was started with"
             )
+        self._restore(tensors)
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Names unchecked: an `adapt` that failed may have left others in the algorithm's state."""
         self._policy.load_adapter_state(_under(_ADAPTER, tensors))
         self._ema = _under(_EMA, tensors)
         self._algorithm.state = _under(_ALGORITHM, tensors)
         with torch.no_grad():
             for name, parameter in self._own.items():
                 parameter.copy_(tensors[name])
+        self._optimizer.state.clear()
         for name, parameter in self._parameters.items():
-            self._optimizer.state[parameter] = {
-                "step": tensors[_STEP].clone(),
-                "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
-                "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
-            }
+            if tensors[_STEP + name] > 0:
+                self._optimizer.state[parameter] = {
+                    "step": tensors[_STEP + name].clone(),
+                    "exp_avg": tensors[_MEAN + name].to(parameter, copy=True),
+                    "exp_avg_sq": tensors[_SQUARE + name].to(parameter, copy=True),
+                }
 
     def _average(self) -> None:
         decay = self._config.ema_decay
@@ -170,10 +186,21 @@ class Learner:
         return [self._gradient(unit, *part, unit.batch / rows) for unit, part in found if part is not None]
 
     def _gradient(self, unit: Unit, loss: Tensor, recorded: Metrics, share: float) -> UnitGradient:
-        parameters = list(self._parameters.values())
-        parts = torch.autograd.grad(loss * share, parameters, allow_unused=True)
-        named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
+        named: dict[str, Tensor] = {}
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss * share, list(self._parameters.values()), allow_unused=True)
+            named = {name: part.cpu() for name, part in zip(self._parameters, parts, strict=True) if part is not None}
+        if not named:
+            do = "compute it from `policy.replay` or from its `parameters`, outside `torch.no_grad` and undetached"
+            raise self._misfit("a loss without gradient", unit, do)
         return UnitGradient(unit, loss.item(), named, recorded)
+
+    def _misfit(self, got: str, unit: Unit, do: str) -> ValueError:
+        name = type(self._algorithm).__name__
+        return ValueError(
+            f"got {got} of {name} in iteration {unit.iteration}, unit {unit.index}; want one with a gradient for every "
+            f"optimiser step; in {name}, {do}"
+        )
 
     def _in_unit_order(self, chunk: Sequence[Unit], gathered: Sequence[UnitGradient]) -> list[UnitGradient]:
         """Addition in float32 is not associative: this order, not that of arrival, makes learners interchangeable."""
@@ -227,11 +254,12 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merge(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
-    """Means weighted by rows; of names that end in `_max`, the maximum."""
-    rows = sum(batch for batch, _ in parts)
+    """Means weighted by rows, of names that end in `_max` the maximum, each over the parts that have it."""
     merged: Metrics = {}
-    for name in parts[0][1]:
-        values = [(batch, metrics[name]) for batch, metrics in parts]
-        is_max = name.endswith("_max")
-        merged[name] = max(v for _, v in values) if is_max else sum(batch * v for batch, v in values) / rows
+    for name in dict.fromkeys(name for _, metrics in parts for name in metrics):
+        values = [(batch, metrics[name]) for batch, metrics in parts if name in metrics]
+        if name.endswith("_max"):
+            merged[name] = max(value for _, value in values)
+        else:
+            merged[name] = sum(batch * value for batch, value in values) / sum(batch for batch, _ in values)
     return merged

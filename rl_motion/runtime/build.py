@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 from rl_motion.config import Job, UserError
@@ -77,7 +78,11 @@ def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
 
 
 def build_algorithm(job: Job, files: RewardFiles | None = None) -> Algorithm:
-    """The job's algorithm; rewards are made where it first asks for them, from `files` as in `build_rewards`."""
+    """The job's algorithm; rewards are made where it first asks for them, from `files` as in `build_rewards`.
+
+    Where it draws a module's first weights it draws the same in every process: torch's generator starts from
+    `train.seed`, and goes on afterwards as if nothing had been drawn.
+    """
     from rl_motion.algorithms import ALGORITHMS
     from rl_motion.rewards.combine import score
     from rl_motion.rewards.of_job import job_terms
@@ -87,7 +92,9 @@ def build_algorithm(job: Job, files: RewardFiles | None = None) -> Algorithm:
     def objective(motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Tensor:
         return score(terms(), motions, unit, noise_level_B).total_B
 
-    return ALGORITHMS[job.algorithm.name](job.algorithm, objective)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.train.seed)
+        return ALGORITHMS[job.algorithm.name](job.algorithm, objective)
 
 
 def build_training(job: Job, files: RewardFiles | None = None) -> Training:

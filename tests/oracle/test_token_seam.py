@@ -127,8 +127,8 @@ def gradients(policy: TokenPolicy, trajectory: Trajectory) -> tuple[Tensor, Tens
     reward_N = near_B(decode(enumerated(policy)))
     parameters = list(policy.adapter_parameters().values())
     exact = torch.autograd.grad((probability_N(policy) * reward_N).sum(), parameters)
-    # The loss is a mean over what was drawn; times their number it is the sum.
-    advantage_B = probability_N(policy).detach() * reward_N * trajectory.drawn_BS.sum()
+    # The loss is a sum over what was drawn, divided by rows times steps.
+    advantage_B = probability_N(policy).detach() * reward_N * trajectory.drawn_BS.numel()
     loss, _ = DDPO(PLAIN).loss(policy, Experience(trajectory, advantage_B, reward_N))
     return flat(torch.autograd.grad(-loss, parameters)), flat(exact)
 
@@ -167,7 +167,7 @@ def test_kl_is_that_of_the_sequences(policy: TokenPolicy) -> None:
     assert float((p_N * everywhere.kl(reference).sum(dim=1)).sum().detach()) > 1.01 * want
 
 
-def test_the_loss_is_a_mean_over_the_tokens_drawn() -> None:
+def test_the_loss_is_a_sum_over_the_tokens_drawn_per_row_and_step() -> None:
     config = AlgorithmConfig(balance="none", clip_range=0.05, kl_weight=0.3)
     policy = TokenPolicy(dtype=torch.float64)
     trajectory = policy.rollout(Unit(0, 0, 0, (PROMPT,), 16))
@@ -186,19 +186,25 @@ def test_the_loss_is_a_mean_over_the_tokens_drawn() -> None:
         terms.append(-min(ratio * advantage, clipped * advantage) + 0.3 * kls[step][-1])
         outside += abs(ratio - 1.0) > 0.05
     assert len(terms) < 64
-    assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
-    assert metrics["policy/clip_fraction"] == pytest.approx(outside / len(terms))
-    assert metrics["policy/kl"] == pytest.approx(sum(map(sum, kls)) / len(terms))
+    assert loss.item() == pytest.approx(sum(terms) / 64, rel=1e-12)
+    assert metrics["policy/clip_fraction"] == pytest.approx(outside / 64)
+    assert metrics["policy/kl"] == pytest.approx(sum(map(sum, kls)) / 64)
     assert metrics["policy/kl_s02"] == pytest.approx(sum(kls[2]) / len(kls[2]))
     assert sum(metrics[f"policy/gradient_share_s{k:02d}"] for k in range(4)) == pytest.approx(1.0)
 
 
-def test_steps_that_no_row_has_are_recorded_as_nothing() -> None:
+def test_steps_that_no_row_has_are_not_recorded() -> None:
     policy = TokenPolicy()
     trajectory = policy.rollout(Unit(0, 0, 0, (PROMPT,), 8))
     short = dataclasses.replace(trajectory, drawn_BS=trajectory.drawn_BS & (torch.arange(4) < 2))
     _, metrics = DDPO(PLAIN).loss(policy, Experience(short, torch.ones(8), torch.ones(8)))
-    assert metrics["policy/kl_s03"] == metrics["policy/gradient_share_s03"] == 0.0
+    assert {name for name in metrics if name.endswith("_s01")} - {"policy/gradient_share_s01"} == {
+        "policy/clip_fraction_s01",
+        "policy/kl_s01",
+        "policy/abs_dlogp_s01",
+    }
+    assert [name for name in metrics if name.endswith("_s03")] == ["policy/gradient_share_s03"]
+    assert metrics["policy/gradient_share_s03"] == 0.0
     assert all(map(math.isfinite, metrics.values()))
 
 

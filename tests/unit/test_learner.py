@@ -67,6 +67,17 @@ def test_resume_through_a_file_is_bitwise(done: int, tmp_path: Path) -> None:
     assert same(train(policy, learner, range(done, 4)), whole)
 
 
+def test_a_commit_with_one_step_for_all_goes_on_bit_for_bit() -> None:
+    """What older runs left; and the control: with another step the bits differ."""
+    whole = train(*make(), range(4))
+    saved = train(*make(), range(2))
+    steps = [saved.pop(name) for name in list(saved) if name.startswith("adam_step/")]
+    for step, as_before in ((steps[0], True), (steps[0] + 1, False)):
+        policy, learner = make(adapter_scale=0.1)
+        learner.load_state_dict_tensors(saved | {"adam_step": step})
+        assert same(train(policy, learner, range(2, 4)), whole) == as_before
+
+
 def test_control_resume_without_the_moments_differs() -> None:
     saved = train(*make(), range(2))
     policy, learner = make()
@@ -88,7 +99,7 @@ def test_average_and_kl_weight_go_on_bit_for_bit(lost: str, tmp_path: Path) -> N
     assert same(train(policy, learner, range(2, 4)), whole) == (not lost)
 
 
-def test_without_options_the_state_has_the_names_it_always_had() -> None:
+def test_without_options_the_state_is_adapter_and_moments() -> None:
     kinds = {name.partition("/")[0] for name in train(*make(), range(1))}
     assert kinds == {"adapter", "adam_mean", "adam_square", "adam_step"}
 

@@ -14,10 +14,12 @@ from rl_motion.algorithms import DDPO
 from rl_motion.config import AlgorithmConfig, AuditError, PolicyConfig, RunFault, TrainConfig
 from rl_motion.learner import Learner, Rounds, together
 from rl_motion.policies import DiffusionPolicy
-from rl_motion.protocols import MotionPolicy
+from rl_motion.prompts.pool import make_prompt
+from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.runtime.workers import LearnerWorker, Turn
 from rl_motion.types import Experience, Metrics, Trajectory, Unit, UnitGradient
 from tests import fakes
+from tests.token_toy import TokenPolicy
 from tests.toy_policy import toy_policy, toy_unit
 
 SETTINGS = AlgorithmConfig(inner_epochs=2, kl_weight=0.01, kl_target=1e-4)
@@ -252,3 +254,63 @@ def test_a_round_of_no_update_is_refused() -> None:
     (worker,), _ = workers(1)
     with pytest.raises(ValueError, match="call begin first"):
         worker.proceed([])
+
+
+def packed(policy: MotionPolicy, algorithm: Algorithm, units: Sequence[Unit]) -> tuple[Tensor, Metrics, list[int]]:
+    """The gradient of one optimiser step over all of these units, its metrics, and how much each unit drew."""
+    batch = []
+    for unit in units:
+        reward_B = torch.tensor([len(p.text) % 3 + row % 4 - 2.0 for row, p in enumerate(unit.row_prompts)])
+        batch.append(Experience(policy.rollout(unit), reward_B, reward_B))
+    rounds = Learner(policy, algorithm, TrainConfig(units_per_step=2)).rounds(units_of(batch), batch)
+    said = next(rounds)
+    names = said[0].gradient
+    gradient = torch.cat([sum(part.gradient[name] for part in said).flatten() for name in names])
+    rounds.send(said)
+    with pytest.raises(StopIteration) as end:
+        rounds.send([])
+    return gradient, end.value.value, [int(experience.trajectory.drawn_BS.sum()) for experience in batch]
+
+
+class MeanOfDrawn(DDPO):
+    """Negative control: divided by what the unit drew."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        loss, metrics = self.loss(policy, batch)
+        drawn_BS = batch.trajectory.drawn_BS
+        yield loss * (drawn_BS.numel() / drawn_BS.sum()), metrics
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "alike"), [(DDPO, True, True), (DDPO, False, True), (MeanOfDrawn, True, False)]
+)
+def test_how_prompts_are_packed_into_units_changes_no_gradient(kind: type[DDPO], tokens: bool, alike: bool) -> None:
+    prompts = (make_prompt("a", 8), make_prompt("a person does thing number 3 and much more of it", 8))
+    one = [Unit(0, 0, 0, prompts, 8)]
+    two = [Unit(0, 0, index, (prompt,), 8) for index, prompt in enumerate(prompts)]
+    found = []
+    for units in (one, two):
+        policy = TokenPolicy() if tokens else toy_policy(PolicyConfig(steps=4), features=2)[0]
+        algorithm = kind(AlgorithmConfig(balance="none", kl_weight=0.1))
+        found.append(packed(policy, algorithm, units))
+    (whole, metrics, _), (parts, others, drawn) = found
+    assert (drawn[0] != drawn[1]) == tokens
+    relative = float((whole - parts).norm() / whole.norm())
+    assert relative < 1e-5 if alike else relative > 1e-3
+    assert metrics["policy/kl"] == pytest.approx(others["policy/kl"], rel=1e-5)
+
+
+def test_a_step_that_no_row_of_a_unit_has_does_not_count_in_its_mean() -> None:
+    policy = TokenPolicy()
+    batch = []
+    for index, steps in enumerate((4, 2)):
+        trajectory = policy.rollout(toy_unit(prompts=2, index=index))
+        drawn_BS = trajectory.drawn_BS & (torch.arange(4) < steps)
+        log_prob_BS = torch.where(drawn_BS, trajectory.log_prob_BS, 0.0)
+        trajectory = dataclasses.replace(trajectory, drawn_BS=drawn_BS, log_prob_BS=log_prob_BS)
+        batch.append(Experience(trajectory, torch.ones(8), torch.ones(8)))
+    algorithm = DDPO(AlgorithmConfig(balance="none"))
+    alone = algorithm.loss(policy, batch[0])[1]
+    metrics = Learner(policy, algorithm, TrainConfig(units_per_step=2)).step(batch)
+    assert metrics["policy/kl_s03"] == pytest.approx(alone["policy/kl_s03"])
+    assert alone["policy/kl_s03"] > 0.0

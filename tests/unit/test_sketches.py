@@ -83,7 +83,8 @@ class PPO:
         actor_BS = -torch.minimum(ratio_BS * advantage_BS, ratio_BS.clamp(1 - clip, 1 + clip) * advantage_BS)
         kl_BS = replay.kl(reference)
         loss_BS = actor_BS + self._config.kl_weight * kl_BS + 0.5 * error_BS.square()
-        yield loss_BS[drawn_BS].mean(), {"policy/kl": kl_BS[drawn_BS].mean().item()}
+        count = drawn_BS.numel()  # not what was drawn: units add up by their rows
+        yield loss_BS[drawn_BS].sum() / count, {"policy/kl": kl_BS[drawn_BS].sum().item() / count}
 
     def adapt(self, metrics: Metrics) -> None:
         """Nothing to adapt."""
@@ -216,6 +217,135 @@ def test_the_critic_is_trained_committed_and_restored(lost: str) -> None:
     again = steps(learner, policy, range(2, 4))
     same = again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
     assert same == (not lost)
+
+
+class Apart(PPO):
+    """Actor and critic have losses of their own: two of the actor's, one of the critic's."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        for number in range(2):
+            replay = policy.replay(batch.trajectory)
+            yield -(replay.log_prob_BS * batch.advantage_B[:, None]).mean(), {"policy/loss": float(number)}
+        yield (batch.reward_B.mean() - self.value_S[:2]).square().mean(), {"critic/loss": 3.0}
+
+
+def apart() -> tuple[Learner, TokenPolicy]:
+    policy = TokenPolicy()
+    return Learner(policy, Apart(AlgorithmConfig(), near_B), TrainConfig(learning_rate=0.02)), policy
+
+
+@pytest.mark.parametrize("steps", ["their own", "one for all"])
+def test_losses_of_other_parameters_are_resumed_bit_for_bit(steps: str) -> None:
+    """And the control: one step for all of them, and the bits differ."""
+
+    def go(learner: Learner, policy: TokenPolicy, iterations: range) -> dict[str, Tensor]:
+        for iteration in iterations:
+            learner.step([experience(policy, iteration)])
+        return learner.state_dict_tensors()
+
+    whole, saved = go(*apart(), range(4)), go(*apart(), range(2))
+    counted = {int(saved[name]) for name in saved if name.startswith("adam_step/")}
+    assert counted == {4, 2}
+    if steps == "one for all":
+        last = saved["adam_step/own/value_S"]
+        saved = {n: t for n, t in saved.items() if not n.startswith("adam_step/")} | {"adam_step": last}
+    learner, policy = apart()
+    learner.load_state_dict_tensors(saved)
+    again = go(learner, policy, range(2, 4))
+    same = again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+    assert same == (steps == "their own")
+
+
+def test_losses_may_record_other_things() -> None:
+    """Each metric is the mean over the losses that recorded it."""
+    learner, policy = apart()
+    metrics = learner.step([experience(policy)])
+    assert (metrics["policy/loss"], metrics["critic/loss"], metrics["learner/updates"]) == (0.5, 3.0, 3.0)
+
+
+class Drawn(PPO):
+    """Its critic starts from random weights."""
+
+    def __init__(self, config: AlgorithmConfig, objective: Objective) -> None:
+        super().__init__(config, objective)
+        self.parameters = dict(nn.Linear(4, 2).named_parameters())
+
+
+def test_a_critic_starts_alike_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was drawn before; another seed gives another. And the control: made directly, they differ."""
+    monkeypatch.setitem(ALGORITHMS, "drawn", Drawn)
+    base = token_job()
+
+    def weight(seed: int, before: int) -> Tensor:
+        torch.manual_seed(before)
+        here = torch.random.get_rng_state()
+        changes = {
+            "algorithm": base.algorithm.model_copy(update={"name": "drawn"}),
+            "train": base.train.model_copy(update={"seed": seed}),
+        }
+        made = build_algorithm(base.model_copy(update=changes)).parameters["weight"]
+        assert torch.equal(torch.random.get_rng_state(), here)
+        return made
+
+    assert torch.equal(weight(0, before=1), weight(0, before=2))
+    assert not torch.equal(weight(0, before=1), weight(1, before=1))
+    first, second = (Drawn(base.algorithm, near_B).parameters["weight"] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+class NoLoss(PPO):
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield from ()
+
+
+class Detached(PPO):
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        for loss, metrics in super().losses(policy, batch):
+            yield loss.detach(), metrics
+
+
+class Elsewhere(PPO):
+    """A gradient, but of nothing that the learner trains."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield nn.Parameter(torch.ones(())).square(), {}
+
+
+class Late(PPO):
+    """The first loss is sound: the failure comes after a step."""
+
+    def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:
+        yield from super().losses(policy, batch)
+        yield torch.ones(()), {}
+
+
+class Unadaptable(PPO):
+    def adapt(self, metrics: Metrics) -> None:
+        self.state = {"changed": torch.ones(())}
+        raise KeyError("policy/entropy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "match"),
+    [
+        (NoLoss, ValueError, "got no loss of NoLoss in iteration 0, unit 0; want .*; in NoLoss, yield at least one"),
+        (Detached, ValueError, "got a loss without gradient of Detached in iteration 0, unit 0; want .* compute it"),
+        (Elsewhere, ValueError, "got a loss without gradient of Elsewhere"),
+        (Late, ValueError, "got a loss without gradient of Late"),
+        (Unadaptable, KeyError, "policy/entropy"),
+    ],
+)
+def test_an_algorithm_that_fails_leaves_the_learner_as_it_was(
+    kind: type[PPO], error: type[Exception], match: str
+) -> None:
+    policy = TokenPolicy()
+    learner = Learner(policy, kind(AlgorithmConfig(), near_B), TrainConfig(ema_decay=0.9))
+    before = learner.state_dict_tensors()
+    with pytest.raises(error, match=match):
+        learner.step([experience(policy)])
+    after = learner.state_dict_tensors()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_needs_that_nobody_offers_are_refused_with_what_to_do() -> None:
