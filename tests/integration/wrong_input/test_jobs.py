@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.integration.wrong_input.desk import Case, Desk, sample, table, train
+from tests.integration.wrong_input.desk import SECRET, Case, Desk, sample, table, train
 
 
 def value(override: str, *says: str, name: str = "") -> Case:
@@ -165,11 +165,39 @@ def test_values_are_refused_by_name(case: Case, hold: Callable[[Case], None]) ->
     ),
     Case("a contrast in units of one", train("rewards=[{name: tmr_contrastive}]"), ["prompts_per_unit=1"]),
     Case("a password in a URI", train("tracking.mlflow_uri=http://me:pw@host/"), ["MLFLOW_TRACKING_PASSWORD"]),
-    Case("a store of files", train("tracking.mlflow_uri=file:///tmp/x"), ["'file:///tmp/x'", "sqlite"]),
+    Case("a store of files", train("tracking.mlflow_uri=file:///tmp/x"), ["tracking.mlflow_uri", "sqlite"]),
     Case("a store of no kind", train("tracking.mlflow_uri=sqllite:///x.db"), ["did you mean 'sqlite'"]),
-    Case("a store without a scheme", train("tracking.mlflow_uri=mlruns"), ["'mlruns'"]),
+    Case("a store without a scheme", train("tracking.mlflow_uri=mlruns"), ["tracking.mlflow_uri", "a folder"]),
     Case("a store that is no URI", train("tracking.mlflow_uri='http://[::1'"), ["tracking.mlflow_uri"]),
-    Case("a store without a host", train("tracking.mlflow_uri='http://'"), ["'http://'"]),
+    Case("a store without a host", train("tracking.mlflow_uri='http://'"), ["tracking.mlflow_uri", "no place"]),
 )
 def test_names_and_contradictions(case: Case, hold: Callable[[Case], None]) -> None:
+    hold(case)
+
+
+URIS = {
+    "the scheme forgotten": f"user:{SECRET}@host:5000",
+    "one slash": f"https:/user:{SECRET}@host",
+    "no slash": f"https:user:{SECRET}@host:5000",
+    "three slashes": f"http:///user:{SECRET}@host",
+    "no host": f"https://user:{SECRET}",
+    "escaped": f"https://user:{SECRET}%40host",
+    "the password of a database": f"mysql:///x?password={SECRET}",
+    "user and password in a query": f"postgresql://h/db?user=a&password={SECRET}",
+    "a token": f"https://host/?token={SECRET}",
+    "a token as fragment": f"https://host/#access_token={SECRET}",
+    "a connection string": f"mssql://h/db?odbc_connect=DRIVER%3DX%3BPWD%3D{SECRET}",
+    "another scheme": f"ftp://{SECRET}",
+}
+
+
+@table(
+    *(Case(name, train(f"tracking.mlflow_uri={uri}"), ["tracking.mlflow_uri"]) for name, uri in URIS.items()),
+    Case("in a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h]"), ["tracking.mlflow_uri"]),
+    Case("in half a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h"), ["tracking.mlflow_uri"]),
+    Case("at a misspelt key", train(f"tracking.mlflow_url=https://u:{SECRET}@h"), ["'tracking.mlflow_uri'"]),
+    Case("without its key", train(f"https://u:{SECRET}@h"), ["a.b=c"]),
+    Case("below the key", train(f"tracking.mlflow_uri.x=https://u:{SECRET}@h"), ["tracking.mlflow_uri"]),
+)
+def test_no_password_of_a_uri_is_repeated(case: Case, hold: Callable[[Case], None]) -> None:
     hold(case)
