@@ -12,7 +12,7 @@ from typing import Any
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet
 from rl_motion.config import Job, UserError, nearest
-from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate
+from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
 from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
@@ -66,7 +66,7 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
                     f"got {prompt.length} frames for {prompt.text[:60]!r}; want at most {frames}, which is what "
                     f"{path.name} reads; shorten it"
                 )
-        encoder = _text_encoder(path)
+        encoder = text_encoder_of(path, _config(path))
         limit, long = _too_long(encoder, [prompt.text for prompt in prompts])
         for text, tokens in long.items():
             raise UserError(
@@ -83,7 +83,7 @@ def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str
     """
     kept = list(prompts)
     for path in checkpoints:
-        encoder = _text_encoder(path)
+        encoder = text_encoder_of(path, _config(path))
         limit, long = _too_long(encoder, [prompt.text for prompt in kept])
         kept = [prompt for prompt in kept if prompt.text not in long]
         if not kept:
@@ -109,7 +109,7 @@ def weights_sha256(job: Job) -> dict[str, str]:
     """SHA-256 of those checkpoints and of their text encoders, model cards left out."""
     directories: dict[str, Path] = {}
     for role, path in checkpoints(job).items():
-        directories |= {role: path, f"{role}.text_encoder": _text_encoder(path)}
+        directories |= {role: path, f"{role}.text_encoder": text_encoder_of(path, _config(path))}
     return {role: _digest(path) for role, path in directories.items()}
 
 
@@ -143,17 +143,6 @@ def _config(path: Path) -> CheckpointConfig:
         return CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise broken(path, error) from error
-
-
-def _text_encoder(path: Path) -> Path:
-    name = _config(path).text_encoder
-    directory = path.parent / Path(name).name
-    if Path(name).name != name or not (directory / "config.json").is_file():
-        raise UserError(
-            f"got text_encoder {name!r} in {path / 'config.json'}; want the name of a directory beside the "
-            "checkpoint's, with a config.json; put it there"
-        )
-    return directory
 
 
 def _max_frames(path: Path) -> int:
