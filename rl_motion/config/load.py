@@ -177,8 +177,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node[slot] = value
         else:
             if isinstance(node, dict) and node.get(slot) is None:
-                node[slot] = {}
+                node[slot] = _default_items(parts[: depth + 1])
             node = node[slot]
+
+
+def _default_items(where: Sequence[str]) -> list[Any] | dict[str, Any]:
+    """What a missing section starts from: nothing, or the default's items where it is a list, which have numbers."""
+    value: Any = Job.model_construct()
+    for part in where:
+        value = getattr(value, part) if isinstance(value, BaseModel) and part in type(value).model_fields else None
+    if not isinstance(value, tuple):
+        return {}
+    return [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
 
 
 def _index(node: list[Any], part: str, where: str, override: str) -> int:
