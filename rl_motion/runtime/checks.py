@@ -94,6 +94,27 @@ def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str
     return kept
 
 
+def examined(job: Job, split: str) -> list[Prompt]:
+    """The prompts of a split of the embedded world that the job's model and rewards read whole, for evaluation.
+
+    Raises:
+        UserError: that is none of them.
+    """
+    from rl_motion.data.embedded import prompts
+
+    kept = list(prompts(split))
+    for path in checkpoints(job).values():
+        frames = _max_frames(path)
+        limit, long = _too_long(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
+        kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in long]
+        if not kept:
+            raise UserError(
+                f"evaluation: got no prompt of {split} with at most {limit} tokens and {frames} frames, which is what "
+                f"{path.name} reads; want one at least; choose another model or reward"
+            )
+    return kept
+
+
 def checkpoints(job: Job) -> dict[str, Path]:
     """The directories of every checkpoint that a job's numbers rest on, by what it is there for.
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from rl_motion.cli import app
 from rl_motion.config import AdapterConfig, AuditError, Job, PolicyConfig, ScheduleConfig, UserError
 from rl_motion.config.load import dump_job
+from rl_motion.data.embedded import prompts
 from rl_motion.models.adapter import adapter_disabled, adapter_state, attach_lora, load_adapter_state
 from rl_motion.models.denoiser import MotionSpace, TextStatistics
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
@@ -310,9 +311,7 @@ def test_guidance_calls_the_empty_text():
 def checkpoint(tmp_path_factory):
     """A checkpoint directory of the project's own form, beside its text encoder."""
     folder = tmp_path_factory.mktemp("zoo")
-    create_tiny_bert(
-        ["a person walks"], folder / "text", TinyBertConfig(hidden=TEXT, layers=1, heads=2, max_tokens=256)
-    )
+    create_tiny_bert(["a person walks"], folder / "text", TinyBertConfig(hidden=TEXT, layers=1, heads=2))
     network = _model()
     config = CheckpointConfig(
         kind="mdm_smpl",
@@ -423,6 +422,7 @@ def test_a_job_of_205_features_ends_with_a_report_that_says_what_was_not_judged(
     ended = CliRunner().invoke(app, ["train", "job.yaml", "--out", "out"], env={"COLUMNS": "300"})
     assert ended.exit_code == 0, ended.output + ended.stderr
     assert "oracle_success was not judged" in ended.stdout
+    assert "prompts of target/test, too long to read" in ended.stderr
     report = json.loads((tmp_path / "out" / "smpl" / "report.json").read_text())
     assert set(report["not_judged"]) == {"oracle_success", "bone_drift"}
     for split in ("held_out", "original", "train"):
@@ -434,6 +434,19 @@ def test_a_job_of_205_features_ends_with_a_report_that_says_what_was_not_judged(
     page = (tmp_path / "out" / "smpl" / "report.html").read_text()
     assert "was not judged" in page
     assert "does what it says" not in page
+
+
+def test_prompts_of_evaluation_that_the_model_cannot_read_are_set_aside_or_refused(checkpoint, monkeypatch):
+    job = _job(checkpoint, rewards=[{"name": "jerk"}])
+    every, kept = prompts("target/test"), checks.examined(job, "target/test")
+    encoder = TextEncoder(checkpoint.parent / "text")
+    assert 0 < len(kept) < len(every)
+    encoder.pooled([prompt.text for prompt in kept[:20]])
+    with pytest.raises(ValueError, match="tokens"):  # control: the others cannot be read
+        encoder.pooled([prompt.text for prompt in every if prompt not in kept][:1])
+    monkeypatch.setattr(checks, "_max_frames", lambda path: 3)
+    with pytest.raises(UserError, match=r"evaluation: got no prompt of target/test .* 3 frames.*; want .*; choose"):
+        checks.examined(job, "target/test")
 
 
 def test_registers_are_no_linear_layer_and_stay_frozen():
