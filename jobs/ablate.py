@@ -1,7 +1,7 @@
 """Ablations on validation combinations: what the paper leaves open, what steadies training, where the policy lands.
 
     python jobs/ablate.py --table stability              # resumable; docs/log.md has the results
-    python jobs/ablate.py --table landing --model mdm-embedded-eps --iterations 40
+    python jobs/ablate.py --table landing --model mdm-embedded-b --iterations 40
 
 Every variant is the demo's job with the settings named, trained from the same seed and judged by the oracle on
 target/val and source/val, base and tuned on the same prompts and noise. The test splits are not looked at.
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from rl_motion.config import UserError
 
 TABLES: dict[str, dict[str, list[str]]] = {
     "settings": {
@@ -92,6 +94,26 @@ def _train(settings: list[str], seed: int) -> dict[str, Any]:
     return row
 
 
+def _inputs(settings: list[str], seed: int) -> dict[str, Any]:
+    """Hashes of the prompts and the weights that a variant's numbers rest on."""
+    from rl_motion.config.load import load_job
+    from rl_motion.runtime.build import build_pool, find_weights
+
+    job = load_job("demo", settings, seed)
+    return {"pool_sha256": build_pool(job).sha256, "weights_sha256": find_weights(job)}
+
+
+def _refuse_others(files: dict[str, Path], inputs: dict[str, dict[str, Any]]) -> None:
+    """Refuse results of other prompts or weights: both may have been rebuilt under their names.
+
+    Raises:
+        UserError: names the first file.
+    """
+    for name, file in files.items():
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("inputs") != inputs[name]:
+            raise UserError(f"got {file}, a result of other prompts or weights; want these; choose another --out")
+
+
 def _points(row: dict[str, Any], split: str) -> str:
     change = row[split]
     return f"{100 * change['value']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
@@ -136,11 +158,18 @@ def main(  # noqa: PLR0913, PLR0917 - its options
     folder.mkdir(parents=True, exist_ok=True)
     variants, common = TABLES[table], [f"model.name={model}", f"train.iterations={iterations}"]
     files = {n: folder / f"{'-'.join(n.replace(',', '').split())}-{iterations}-seed{seed}.json" for n in variants}
+    try:
+        inputs = {name: _inputs([*common, *variants[name]], seed) for name in variants}
+        _refuse_others(files, inputs)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     missing = [name for name, file in files.items() if not file.is_file()]
     with ProcessPoolExecutor(parallel, max_tasks_per_child=1) as pool:
         waiting = {name: pool.submit(_train, [*common, *variants[name]], seed) for name in missing}
         for name, future in waiting.items():
-            files[name].write_text(json.dumps(future.result(), indent=2) + "\n", encoding="utf-8")
+            row = future.result() | {"inputs": inputs[name]}
+            files[name].write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
             typer.echo(f"{name}: done")
     rows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
     typer.echo("\n".join(_lines(rows)))

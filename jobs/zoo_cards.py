@@ -36,6 +36,7 @@ NETWORKS = {
     "mdm": "MDM `trans_enc` (arXiv:2209.14916)",
     "t2m_unet": "StableMoFusion's `T2MUnet` (arXiv:2405.05691), one level, tokens of its text masked",
 }
+PREDICTIONS = {"sample": "x0", "epsilon": "noise", "v_prediction": "velocity"}
 LICENCE = "Apache-2.0, as the project. Trained on the embedded world only: no person's motion is in it."
 
 
@@ -167,7 +168,7 @@ def _denoiser_card(name: str, kind: str) -> str:
     classes = [f"| {g} | {v:.2f} | {f'{held_out[g]:.2f}' if g in held_out else '-'} |" for g, v in original.items()]
     return f"""# {name}
 
-{NETWORKS[kind]}, {size / 1e6:.2f} M parameters, x0 prediction,
+{NETWORKS[kind]}, {size / 1e6:.2f} M parameters, {PREDICTIONS[denoiser.prediction_type]} prediction,
 {schedule.timesteps} {schedule.betas} steps, masked frames, 20 fps, HumanML3D 263-d with the body's own heading.
 Trained on motion and captions of {seen}.
 

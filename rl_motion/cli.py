@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shlex
 import socket
 import sys
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE}
 """What only whoever runs the command can mend: no room, no right to write, too many open files."""
 
+_SETTING = re.compile(r"((?:--?[\w-]+=)?\w[\w.-]*=).+", re.DOTALL)
+"""`a.b=c`, alone or after `--set=`."""
+_URI = re.compile(r"@|://")
+
 
 class Commands(TyperGroup):
     """Typer's, whose mistakes on the command line end as all others do: got, want, do, exit code 2."""
@@ -44,9 +49,13 @@ class Commands(TyperGroup):
                 raise
             command = error.ctx.command_path if error.ctx else "rl-motion"
             usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else f"{command} COMMAND"
-            typed = shlex.join(extra.get("args") or (args and args[0]) or sys.argv[1:])
+            words = extra.get("args") or (args and args[0]) or sys.argv[1:]
+            typed = shlex.join(_without_values(word) for word in words)
             typed = typed if len(typed) <= 200 else f"{typed[:197]}..."
-            said = error.format_message().rstrip(".")[:500]
+            said = error.format_message()
+            for word in words:
+                said = said.replace(word, _without_values(word)) if "=" in word or _URI.search(word) else said
+            said = said.rstrip(".")[:500]
             _complain(UserError(f"got `{typed}`: {said}; want {usage}; see `{command} --help`"))
             code = error.exit_code
         if standalone_mode:
@@ -235,6 +244,12 @@ def _guarded() -> Iterator[None]:
         _crash(error)
     finally:
         logger.removeHandler(handler)
+
+
+def _without_values(word: str) -> str:
+    """A word of a command line that may be repeated: no value of a setting and no URI, which may hold a password."""
+    shown = _SETTING.sub(r"\1...", word)
+    return "..." if _URI.search(shown) else shown
 
 
 def _refuse_taken(port: int) -> None:

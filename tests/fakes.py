@@ -201,7 +201,8 @@ def pool(job: Job) -> PromptPool:
 def evaluate(job: Job, folder: Path, wall_s: float) -> Mapping[str, Any]:
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
     arm = {s: {"oracle_success": estimate, "reward": estimate} for s in ("held_out", "original", "train")}
-    report = {"base": arm, "tuned": arm, "difference": arm, "seed": job.train.seed, "wall_s": wall_s}
+    report = {"base": arm, "tuned": arm, "difference": arm, "not_judged": {}, "wall_s": wall_s}
+    report |= {"seed": job.train.seed}
     (folder / "report.json").write_text(json.dumps(report))
     (folder / "report.html").write_text("<html></html>")
     return report

@@ -24,6 +24,8 @@ _MAX_LINES = 10
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, OverflowError)
 """What PyYAML raises, its own or whatever int(), a dict or a regular expression raised in it (`!!bool perhaps`)."""
 
+_URI = re.compile(r"@|://|tracking\.mlflow_uri=")
+
 
 class _JobLoader(yaml.SafeLoader):
     """yaml.SafeLoader (no Python objects) that also refuses a key written twice; YAML would keep the last."""
@@ -175,8 +177,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node[slot] = value
         else:
             if isinstance(node, dict) and node.get(slot) is None:
-                node[slot] = {}
+                node[slot] = _default_items(parts[: depth + 1])
             node = node[slot]
+
+
+def _default_items(where: Sequence[str]) -> list[Any] | dict[str, Any]:
+    """What a missing section starts from: nothing, or the default's items where it is a list, which have numbers."""
+    value: Any = Job.model_construct()
+    for part in where:
+        value = getattr(value, part) if isinstance(value, BaseModel) and part in type(value).model_fields else None
+    if not isinstance(value, tuple):
+        return {}
+    return [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
 
 
 def _index(node: list[Any], part: str, where: str, override: str) -> int:
@@ -258,15 +270,20 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 
 def _short(value: object) -> str:
+    """At most 80 characters; of what looks like a URI, which may hold a password, only the key before it."""
     text = repr(value)
+    if _URI.search(text):
+        key, equals, _ = text.partition("=")
+        return f"{key}=...'" if equals and not _URI.search(key) else "'...'"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _plain(text: str) -> str:
     """As it was typed, where that is short and printable."""
-    return text if text.isprintable() and len(text) <= 80 else _short(text)
+    return text if text.isprintable() and len(text) <= 80 and not _URI.search(text) else _short(text)
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split())
+    text = "not repeated, as it may hold a password" if _URI.search(text) else text[:200]
     return text if text.isprintable() else repr(text)

@@ -9,7 +9,11 @@ from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+Thousand = Annotated[int, Field(ge=1, le=1000)]
+"""Of what a single motion, step or iteration is made of."""
+Many = Annotated[int, Field(ge=1, le=100_000)]
+"""Of what fits into memory; beyond it a number is a slip of the hand, and would end as lack of memory."""
+Million = Annotated[int, Field(ge=1, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Workers = Annotated[int, Field(ge=1, le=4096)]
@@ -36,7 +40,7 @@ class ScheduleConfig(Section):
     """The noise schedule a denoiser was trained with (part of the model, not of the job)."""
 
     betas: Literal["cosine", "linear"] = "cosine"
-    timesteps: Positive = 50
+    timesteps: Many = 50
 
 
 class ModelConfig(Section):
@@ -56,7 +60,7 @@ class AdapterConfig(Section):
 class PolicyConfig(Section):
     """SDE-DPM-Solver++ as the policy (docs/architecture.md, "The policy")."""
 
-    steps: Positive = 10
+    steps: Thousand = 10
     """Network calls."""
     order: Literal[1, 2] = 2
     solver_type: Literal["midpoint", "heun"] = "midpoint"
@@ -87,7 +91,7 @@ class PromptsConfig(Section):
     """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
 
     sources: dict[str, PositiveFloat] = {"target/train": 1.0, "source/train": 1.0}
-    default_length: Positive = 40
+    default_length: Many = 40
     """Frames, for prompts that come without a length."""
 
 
@@ -112,7 +116,7 @@ class AlgorithmConfig(Section):
     """One of the package's algorithms (rl_motion/algorithms)."""
     clip_range: PositiveFloat = 0.1
     """On the (balanced) ratio of one transition."""
-    inner_epochs: Positive = 1
+    inner_epochs: Thousand = 1
     kl_weight: NonNegative = 0.0
     """Weight of the exact KL to the reference (adapter off), balanced as the loss is."""
     kl_target: PositiveFloat | None = None
@@ -121,7 +125,7 @@ class AlgorithmConfig(Section):
     balance: Literal["snr", "none"] = "snr"
     """snr: divide a log-ratio by how many stds its transition's mean moves per unit of what the network predicts:
     k_t = alpha_t sqrt(1 - exp(-2h)) / sigma_t of x0, sqrt(exp(2h) - 1) of the noise. Essential with x0 networks."""
-    transitions: Positive | None = None
+    transitions: Thousand | None = None
     """Learn from this many transitions, the noisiest first; None: all. What a motion does is decided in the first few,
     and the others add noise to the gradient and cost a network call each (docs/log.md)."""
     advantages: Literal["group", "running", "leave_one_out"] = "group"
@@ -132,9 +136,9 @@ class AlgorithmConfig(Section):
     advantage_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far a prompt's reward std is shrunk towards the base's, pooled over the prompts of the first iteration:
     a floor calibrated once. Not in `leave_one_out`."""
-    advantage_buffer_size: Positive = 16
+    advantage_buffer_size: Many = 16
     """`running`: rewards remembered for each prompt."""
-    advantage_min_count: Positive = 16
+    advantage_min_count: Many = 16
     """`running`: with fewer remembered, the whole iteration's mean and std stand in."""
 
     @model_validator(mode="after")
@@ -161,11 +165,11 @@ class AlgorithmConfig(Section):
 class TrainConfig(Section):
     """Sizes, learning rate and seed."""
 
-    iterations: Positive = 100
-    prompts_per_iteration: Positive = 32
-    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
-    prompts_per_unit: Positive = 8
-    units_per_step: Positive = 1
+    iterations: Million = 100
+    prompts_per_iteration: Many = 32
+    samples_per_prompt: Annotated[int, Field(ge=2, le=1000)] = 4
+    prompts_per_unit: Thousand = 8
+    units_per_step: Many = 1
     """Units that an optimiser step accumulates: the mini-batch of PPO."""
     learning_rate: PositiveFloat = 7e-4
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
@@ -196,17 +200,17 @@ class RuntimeConfig(Section):
     works with one."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """Torch threads of every worker, the same on both backends."""
-    keep_commits: Positive = 2
+    keep_commits: Million = 2
 
 
 class EvaluationConfig(Section):
     """Held-out evaluation, base beside tuned, same prompts and same noise."""
 
-    prompts: Positive = 64
-    samples_per_prompt: Positive = 4
+    prompts: Many = 64
+    samples_per_prompt: Thousand = 4
     guidance_scale: NonNegative | None = None
     """None: the policy's own."""
-    page_prompts: Annotated[int, Field(ge=0)] = 8
+    page_prompts: Annotated[int, Field(ge=0, le=1000)] = 8
     seed: Seed = 20_000
 
 

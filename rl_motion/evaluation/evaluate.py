@@ -15,7 +15,7 @@ Legend: B rows of a unit (prompt-major), F frames, J joints, P prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config import Job, RunFault
 from rl_motion.evaluation.diversity import diversity_P
 from rl_motion.evaluation.oracle_success import Judge, embedded_judge, success_B
 from rl_motion.evaluation.selection import SPLITS, draw, make_units
 from rl_motion.motion import sentinels
-from rl_motion.motion.features import features_to_joints
+from rl_motion.motion.joints import motion_joints
 from rl_motion.protocols import MotionPolicy
 from rl_motion.rewards.combine import Term, score
 from rl_motion.rewards.of_job import job_terms
@@ -40,15 +40,18 @@ SENTINELS = ("bone_drift", "jerk", "foot_skate")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was measured on one motion; `diversity` is its prompt's (None with one sample per prompt)."""
+    """What was measured on one motion; `diversity` is its prompt's (None with one sample per prompt).
+
+    `oracle_success` and `bone_drift` are None where the motion is not HumanML3D's (see `Evaluation.not_judged`).
+    """
 
     split: str
     arm: str
     prompt: Prompt
     sample: int
-    oracle_success: float
+    oracle_success: float | None
     reward: float
-    bone_drift: float
+    bone_drift: float | None
     jerk: float
     foot_skate: float
     diversity: float | None
@@ -61,7 +64,7 @@ class Shown:
     prompt: Prompt
     fps: float
     joints_by_arm: Mapping[str, NDArray[np.float32]]
-    success_by_arm: Mapping[str, bool]
+    success_by_arm: Mapping[str, bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Evaluation:
     shown: list[Shown] = field(default_factory=list)
     adapter_sha256: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    not_judged: dict[str, str] = field(default_factory=dict)
+    """What was not measured -> why."""
 
     def of(self, split: str, arm: str) -> list[Record]:
         """The records of one arm on one split, in the order of units and rows (the same for every arm)."""
@@ -129,7 +134,6 @@ def evaluate(
 
     Raises:
         ValueError: an arm is missing, or the arms are not the same policy.
-        UserError: the arms give another representation than the oracle and the sentinels know.
         RunFault: the arms' noise differs, a motion is not finite, or a reward is not.
     """
     _check_arms(policies)
@@ -171,6 +175,7 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
             _check_paired(unit, first, trajectory, arm)
             joints[arm], lengths[arm] = _joints(motions, unit), motions.length_B.tolist()
             measured[arm] = _measure(piece, arm, motions, joints[arm])
+            result.not_judged |= _not_judged(motions.representation)
         if result.adapter_sha256.setdefault(arm, trajectory.adapter_sha256) != trajectory.adapter_sha256:
             raise RunFault(f"the adapter of arm {arm!r} changed during evaluation; freeze it and evaluate again")
         result.records += measured[arm]
@@ -181,7 +186,7 @@ def _examine(piece: _Piece, policies: Mapping[str, MotionPolicy], result: Evalua
                 prompt=prompt,
                 fps=motions.fps,
                 joints_by_arm={arm: joints[arm][row, : lengths[arm][row]].numpy() for arm in (BASE, TUNED)},
-                success_by_arm={arm: bool(measured[arm][row].oracle_success) for arm in (BASE, TUNED)},
+                success_by_arm={arm: _verdict(measured[arm][row]) for arm in (BASE, TUNED)},
             )
         )
 
@@ -211,12 +216,6 @@ def _check_paired(unit: Unit, first: Trajectory, other: Trajectory, arm: str) ->
 
 def _joints(motions: Motions, unit: Unit) -> Tensor:
     """Joints [B, F, J, 3] in metres, float32 on the CPU."""
-    if motions.representation is not Representation.HUMANML3D_263:
-        raise UserError(
-            f"got motion as {motions.representation}; evaluation wants {Representation.HUMANML3D_263}, as its oracle "
-            "and its bone_drift know HumanML3D's skeleton alone; look at this model's motions with `rl-motion sample` "
-            "and judge them by measures of your own"
-        )
     if motions.normalisation is not Normalisation.NONE:
         raise ValueError(f"got motion as {motions.form}; want it un-normalised; decode the trajectory with its policy")
     valid_BF = torch.arange(motions.features_BFD.shape[1]) < motions.length_B.cpu()[:, None]
@@ -228,18 +227,37 @@ def _joints(motions: Motions, unit: Unit) -> Tensor:
             f"of {unit.batch} rows); want finite motion; evaluate an earlier commit, or train with a lower "
             "learning rate"
         )
-    return features_to_joints(features_BFD)
+    return motion_joints(replace(motions, features_BFD=features_BFD))
+
+
+def _not_judged(representation: Representation) -> dict[str, str]:
+    """What cannot be measured on motion of this representation, and why: oracle and bones are HumanML3D's."""
+    if representation is Representation.HUMANML3D_263:
+        return {}
+    known = f"is {Representation.HUMANML3D_263}, and this model gives {representation}"
+    return {
+        "oracle_success": f"the motion that the oracle's rules are fitted to {known}",
+        "bone_drift": f"the skeleton that it compares with {known}, with bones of its own",
+    }
+
+
+def _verdict(record: Record) -> bool | None:
+    return None if record.oracle_success is None else bool(record.oracle_success)
 
 
 def _measure(piece: _Piece, arm: str, motions: Motions, joints_BFJ3: Tensor) -> list[Record]:
     unit, bench = piece.unit, piece.bench
     length_B = motions.length_B.cpu()
     prompts = unit.row_prompts
-    success = success_B(joints_BFJ3, length_B, prompts, fps=motions.fps, judge=bench.judge)
+    success: Sequence[float | None] = [None] * len(prompts)
+    drift: Sequence[float | None] = [None] * len(prompts)
+    if not _not_judged(motions.representation):
+        verdicts = success_B(joints_BFJ3, length_B, prompts, fps=motions.fps, judge=bench.judge)
+        success = [float(verdict) for verdict in verdicts]
+        drift = sentinels.bone_drift_B(joints_BFJ3, length_B).tolist()
     total = score(bench.terms, motions, unit).total_B.tolist()
     spread_P = diversity_P(joints_BFJ3, length_B, unit.samples_per_prompt)
     spread = None if spread_P is None else spread_P.repeat_interleave(unit.samples_per_prompt).tolist()
-    drift = sentinels.bone_drift_B(joints_BFJ3, length_B).tolist()
     jerk = sentinels.jerk_B(joints_BFJ3, length_B, motions.fps).tolist()
     skate = sentinels.foot_skate_B(joints_BFJ3, length_B, motions.fps).tolist()
     return [
@@ -248,7 +266,7 @@ def _measure(piece: _Piece, arm: str, motions: Motions, joints_BFJ3: Tensor) -> 
             arm=arm,
             prompt=prompt,
             sample=row % unit.samples_per_prompt,
-            oracle_success=float(success[row]),
+            oracle_success=success[row],
             reward=total[row],
             bone_drift=drift[row],
             jerk=jerk[row],

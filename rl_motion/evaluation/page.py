@@ -45,8 +45,9 @@ def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Metrics]
             _card("Success and reward", _headline(report), _warnings(report)),
             _card("Learning", _learning(metrics)),
             *(
-                _card(f"Success per action, {split.replace('_', ' ')}", class_bars(report["classes"][split]))
-                for split in SPLITS
+                _card(f"Success per action, {split.replace('_', ' ')}", class_bars(classes))
+                for split, classes in report["classes"].items()
+                if classes
             ),
             _card("Sentinels and diversity", _sentinels(report)),
             _card("How to read this", _notes(report)),
@@ -71,6 +72,8 @@ def _card(title: str, *parts: str) -> str:
 
 def _lead(report: Report) -> str:
     gain = report["difference"]["held_out"]["oracle_success"]
+    if gain is None:
+        return f"Whether motions fulfil their prompts was not judged: {report['not_judged']['oracle_success']}."
     base, tuned = (report[arm]["held_out"]["oracle_success"]["value"] for arm in (BASE, TUNED))
     return (
         f"Held-out prompts that the motion fulfils: {number(base, percent=True)} % before, "
@@ -85,6 +88,8 @@ def _headline(report: Report) -> str:
     head = "".join(f"<th>{escape(ARM_LABELS[arm])}</th>" for arm in arms)
     lines = []
     for metric, percent in (("oracle_success", True), ("reward", False)):
+        if metric in report["not_judged"]:
+            continue
         for split in SPLITS:
             cells = "".join(_estimate(report[arm][split][metric], percent=percent) for arm in arms)
             gain = report["difference"][split][metric]

@@ -98,6 +98,7 @@ def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
             "seed": seed,
             "rewards": {reward.name: reward.weight for reward in job.rewards},
         },
+        "not_judged": evaluation.not_judged,
         "conventions": CONVENTIONS,
         "adapter_sha256": evaluation.adapter_sha256[TUNED],
         "seed": job.train.seed,
@@ -116,6 +117,8 @@ def before_after_table(report: Report) -> Table:
         for split in SPLITS:
             percent = metric == "oracle_success"
             difference = report["difference"][split][metric]
+            if difference is None:
+                continue
             table.add_row(
                 f"{split} {metric.replace('_', ' ')}",
                 number(report[BASE][split][metric]["value"], percent=percent),
@@ -125,6 +128,8 @@ def before_after_table(report: Report) -> Table:
                 str(difference["n"]),
             )
         table.add_section()
+    if report["not_judged"]:
+        table.caption = "\n".join(f"{name} was not judged: {why}" for name, why in report["not_judged"].items())
     return table
 
 
@@ -139,7 +144,10 @@ def _ids(records: Sequence[Record]) -> list[str]:
 def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
     return {
         split: {
-            metric: bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict() for metric in HEADLINES
+            metric: None
+            if metric in evaluation.not_judged
+            else bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict()
+            for metric in HEADLINES
         }
         for split in SPLITS
         for records in [evaluation.of(split, arm)]
@@ -149,9 +157,9 @@ def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
 def _difference(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
     return {
         split: {
-            metric: paired_difference(
-                _column(before, metric), _column(after, metric), _ids(before), seed=seed
-            ).as_dict()
+            metric: None
+            if metric in evaluation.not_judged
+            else paired_difference(_column(before, metric), _column(after, metric), _ids(before), seed=seed).as_dict()
             for metric in HEADLINES
         }
         for split in SPLITS
@@ -173,22 +181,26 @@ def _compare(evaluation: Evaluation, split: str, metric: str, seed: int) -> dict
     }
 
 
-def _sentinel(evaluation: Evaluation, split: str, name: str, job: Job) -> dict[str, Any]:
+def _sentinel(evaluation: Evaluation, split: str, name: str, job: Job) -> dict[str, Any] | None:
     compared = _compare(evaluation, split, name, job.evaluation.seed)
-    assert compared is not None
+    if compared is None:
+        return None
     limit = job.sentinels.ratio_to_base
     return compared | {"limit": limit, "within": compared["tuned"] <= limit * compared["base"]}
 
 
 def _classes(evaluation: Evaluation, split: str) -> dict[str, Any]:
-    """Success per action: {base, tuned, n, prompts}, by name."""
+    """Success per action: {base, tuned, n, prompts}, by name; none where success was not judged."""
+    if "oracle_success" in evaluation.not_judged:
+        return {}
     before, after = evaluation.of(split, BASE), evaluation.of(split, TUNED)
+    base, tuned = _column(before, "oracle_success"), _column(after, "oracle_success")
     classes = {}
     for group in sorted({record.prompt.group for record in before}):
         rows = [index for index, record in enumerate(before) if record.prompt.group == group]
         classes[group] = {
-            "base": sum(before[row].oracle_success for row in rows) / len(rows),
-            "tuned": sum(after[row].oracle_success for row in rows) / len(rows),
+            "base": sum(base[row] for row in rows) / len(rows),
+            "tuned": sum(tuned[row] for row in rows) / len(rows),
             "n": len(rows),
             "prompts": len({before[row].prompt.id for row in rows}),
         }
@@ -196,11 +208,11 @@ def _classes(evaluation: Evaluation, split: str) -> dict[str, Any]:
 
 
 def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
-    found = []
+    found = [f"{name} was not judged: {why}" for name, why in evaluation.not_judged.items()]
     if evaluation.adapter_sha256[BASE] == evaluation.adapter_sha256[TUNED]:
         found.append("base and tuned have the same adapter: nothing was trained")
     forgotten = report["difference"]["original"]["oracle_success"]
-    if forgotten["value"] < FORGETTING:
+    if forgotten is not None and forgotten["value"] < FORGETTING:
         found.append(
             f"original: success changed by {number(forgotten['value'], percent=True, sign=True)} points "
             f"{interval(forgotten, percent=True, sign=True)}: the model forgets"
@@ -210,7 +222,7 @@ def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
             f"{split}: {name} is {sentinel['tuned']:.4g}, the base's {sentinel['base']:.4g}: more than "
             f"{sentinel['limit']:g} times"
             for name, sentinel in sentinels.items()
-            if not sentinel["within"]
+            if sentinel is not None and not sentinel["within"]
         ]
     for split, diversity in report["diversity"].items():
         if diversity is not None and diversity["tuned"] < COLLAPSE * diversity["base"]:

@@ -21,10 +21,12 @@ from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.tmr import TMR
 from rl_motion.motion.features import ROOT_VEL
 from rl_motion.protocols import PredictionType
+from rl_motion.types import Representation
 
 FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
 """Weights in the loss of an x0 denoiser by range of features: motion is recovered from the root's velocity, whose
 errors add up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
+_FEATURES = FEATURE_WEIGHTS[-1][1]
 PATH_WEIGHT = 0.001
 """Weight, in the loss of an x0 denoiser, of the squared error of the root's yaw and velocities summed up to each frame:
 how far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is E[x0] too."""
@@ -57,12 +59,25 @@ def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, 
     """Mean [263] and deviation [263] over valid frames, by HumanML3D's convention.
 
     The deviation is shared within a group of features.
+
+    Raises:
+        ValueError: features of another representation.
     """
+    _refuse_other_features(features_NFD)
     valid = features_NFD[valid_mask(length_N, features_NFD.shape[1])].double()
     mean_D, std_D = valid.mean(0), valid.std(0)
     for start, stop in ((0, 1), (1, 3), (3, 4), (4, 67), (67, 193), (193, 259), (259, 263)):
         std_D[start:stop] = std_D[start:stop].mean().clamp_min(1e-3)
     return mean_D.float(), std_D.float()
+
+
+def _refuse_other_features(features_BFD: Tensor) -> None:
+    """Groups and weights of features are HumanML3D's; slices would be cut from others without a word."""
+    if features_BFD.shape[-1] != _FEATURES:
+        raise ValueError(
+            f"got {features_BFD.shape[-1]} features; want the {_FEATURES} of {Representation.HUMANML3D_263}; "
+            "train another representation with statistics and a loss of its own"
+        )
 
 
 def _optimiser(
@@ -94,7 +109,12 @@ def _update(
 
 
 def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
-    """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum."""
+    """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum.
+
+    Raises:
+        ValueError: features of another representation than HumanML3D's 263, which the weights are for.
+    """
+    _refuse_other_features(error_BFD)
     error_BFD = error_BFD * valid_BF[..., None]
     squared_D = error_BFD[valid_BF].pow(2).mean(0)
     weighted = torch.cat([weight * squared_D[start:stop] for start, stop, weight in FEATURE_WEIGHTS])

@@ -181,13 +181,24 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     return model
 
 
-def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
-    if config.text_encoder in ("", ".", "..") or Path(config.text_encoder).name != config.text_encoder:
+def text_encoder_of(path: Path, config: CheckpointConfig) -> Path:
+    """The directory of a checkpoint's text encoder, beside its own.
+
+    Raises:
+        UserError: the name leads elsewhere, or nothing is there.
+    """
+    name = config.text_encoder
+    directory = path.parent / name
+    if name in ("", ".", "..") or Path(name).name != name or not (directory / "config.json").is_file():
         raise UserError(
-            f"got text_encoder {config.text_encoder!r} in {path / 'config.json'}; want the name of a directory "
-            "beside the checkpoint's; move it there"
+            f"got text_encoder {name[:200]!r} in {path / 'config.json'}; want the name of a directory beside the "
+            "checkpoint's, with a config.json; move it there"
         )
-    directory = path.parent / config.text_encoder
+    return directory
+
+
+def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
+    directory = text_encoder_of(path, config)
     try:
         return TextEncoder(directory)
     except Exception as error:  # tokenizers raises nothing narrower

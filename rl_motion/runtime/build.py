@@ -137,10 +137,13 @@ def check_job(job: Job) -> None:
     Raises:
         UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
+    from rl_motion.evaluation.selection import SPLITS
     from rl_motion.runtime import checks
 
     checks.check_parts(job)
     checks.check_prompts([*checks.checkpoints(job).values()], build_pool(job).prompts)
+    for split in SPLITS.values():
+        checks.examined(job, split)
 
 
 def find_weights(job: Job) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet
 from rl_motion.config import Job, UserError, nearest
-from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate
+from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
 from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
@@ -66,7 +66,7 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
                     f"got {prompt.length} frames for {prompt.text[:60]!r}; want at most {frames}, which is what "
                     f"{path.name} reads; shorten it"
                 )
-        encoder = _text_encoder(path)
+        encoder = text_encoder_of(path, _config(path))
         limit, long = _too_long(encoder, [prompt.text for prompt in prompts])
         for text, tokens in long.items():
             raise UserError(
@@ -83,13 +83,34 @@ def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str
     """
     kept = list(prompts)
     for path in checkpoints:
-        encoder = _text_encoder(path)
+        encoder = text_encoder_of(path, _config(path))
         limit, long = _too_long(encoder, [prompt.text for prompt in kept])
         kept = [prompt for prompt in kept if prompt.text not in long]
         if not kept:
             raise UserError(
                 f"prompts.sources: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
                 f"reads; want at most {limit}; shorten them or split each into several"
+            )
+    return kept
+
+
+def examined(job: Job, split: str) -> list[Prompt]:
+    """The prompts of a split of the embedded world that the job's model and rewards read whole, for evaluation.
+
+    Raises:
+        UserError: that is none of them.
+    """
+    from rl_motion.data.embedded import prompts
+
+    kept = list(prompts(split))
+    for path in checkpoints(job).values():
+        frames = _max_frames(path)
+        limit, long = _too_long(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
+        kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in long]
+        if not kept:
+            raise UserError(
+                f"evaluation: got no prompt of {split} with at most {limit} tokens and {frames} frames, which is what "
+                f"{path.name} reads; want one at least; choose another model or reward"
             )
     return kept
 
@@ -109,7 +130,7 @@ def weights_sha256(job: Job) -> dict[str, str]:
     """SHA-256 of those checkpoints and of their text encoders, model cards left out."""
     directories: dict[str, Path] = {}
     for role, path in checkpoints(job).items():
-        directories |= {role: path, f"{role}.text_encoder": _text_encoder(path)}
+        directories |= {role: path, f"{role}.text_encoder": text_encoder_of(path, _config(path))}
     return {role: _digest(path) for role, path in directories.items()}
 
 
@@ -143,17 +164,6 @@ def _config(path: Path) -> CheckpointConfig:
         return CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise broken(path, error) from error
-
-
-def _text_encoder(path: Path) -> Path:
-    name = _config(path).text_encoder
-    directory = path.parent / Path(name).name
-    if Path(name).name != name or not (directory / "config.json").is_file():
-        raise UserError(
-            f"got text_encoder {name!r} in {path / 'config.json'}; want the name of a directory beside the "
-            "checkpoint's, with a config.json; put it there"
-        )
-    return directory
 
 
 def _max_frames(path: Path) -> int:

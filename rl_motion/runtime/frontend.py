@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
 from rl_motion.runtime.workers import Snapshot
-from rl_motion.types import Metrics
+from rl_motion.types import Metrics, Prompt
 
 Report = Mapping[str, Any]
 Evaluate = Callable[[Job, Path, float], Report]
@@ -29,12 +29,25 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
-    """Base beside tuned on held-out prompts, the adapter being the one in the run's folder."""
+    """Base beside tuned on held-out prompts, the adapter being the one in the run's folder.
+
+    Prompts that the model or a reward does not read whole are left out, and that is said.
+    """
+    from rl_motion.evaluation.evaluate import embedded_bench
     from rl_motion.evaluation.report import evaluate_run
+    from rl_motion.runtime import checks
     from rl_motion.runtime.sampling import load_policy
 
+    bench = embedded_bench(job)
+
+    def prompts(split: str) -> Sequence[Prompt]:
+        kept, every = checks.examined(job, split), bench.prompts(split)
+        if len(kept) < len(every):
+            _log.warning("evaluation leaves out %d prompts of %s, too long to read", len(every) - len(kept), split)
+        return kept
+
     policies = {"base": load_policy(job, None), "tuned": load_policy(job, folder / "adapter")}
-    return evaluate_run(job, folder, policies, wall_s=wall_s)
+    return evaluate_run(job, folder, policies, wall_s=wall_s, bench=replace(bench, prompts=prompts))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             write_synced(partial[path], content)
         for path, whole in partial.items():
             whole.replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         for half in partial.values():
             with suppress(OSError):
                 half.unlink()

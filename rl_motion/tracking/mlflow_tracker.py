@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rl_motion.config import UserError, nearest
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
@@ -32,6 +33,12 @@ _RETRY_S = (1.0, 60.0)
 """First and longest pause between two tries."""
 _STORES = frozenset({"databricks", "http", "https", "mssql", "mysql", "postgresql", "sqlite"})
 """Schemes of MLflow's own stores that are no folder of files; a database's may name a driver after a plus."""
+_CREDENTIALS = re.compile(
+    r"(?<![a-z])(user|uid|[a-z_-]*(pass|pwd|secret|token|credential|auth|signature|api_?key|access_?key)|key|sig)"
+    r"[a-z_-]*\s*=",
+    re.IGNORECASE,
+)
+"""A name that a query gives a password or its owner; `sslkey=`, a file, is none."""
 _log = logging.getLogger(__name__)
 
 
@@ -183,10 +190,8 @@ class MlflowTracker:
         if not self._warned:
             self._warned = True
             _log.warning(
-                "MLflow at %s does not answer (%s); training goes on, metrics.jsonl has everything, and "
-                "MLflow "
-                "gets it once it is back",
-                self._settings.uri,
+                "MLflow (tracking.mlflow_uri) does not answer (%s); training goes on, metrics.jsonl has everything, "
+                "and MLflow gets it once it is back",
                 " ".join(str(error).split())[:200],
             )
 
@@ -195,35 +200,38 @@ def check_uri(uri: str | None) -> None:
     """Refuse a URI that would put a password into job.yaml, MLflow and logs, or that names a folder of files.
 
     Raises:
-        UserError: says what instead; repeats no password.
+        UserError: says what instead; repeats nothing of the URI, as any part of it may be the password.
     """
     if uri is None:
         return
+    told = unquote(uri)
+    if "@" in told or _CREDENTIALS.search(told):
+        raise UserError(
+            "tracking.mlflow_uri: got a user name, password or token; want none (no `@`, no `password=`), because "
+            "job.yaml, MLflow and logs repeat the URI; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN, in the environment"
+        )
     try:
         parts = urlsplit(uri)
-    except ValueError as error:
-        raise UserError(f"tracking.mlflow_uri: got no URI ({error}); want sqlite: or http(s):; correct it") from None
-    if "@" in parts.netloc:
+        kind = parts.scheme.partition("+")[0]
+        port = None if kind == "databricks" else parts.port  # there a profile stands in its place
+    except ValueError:  # whose words repeat the part that is wrong
         raise UserError(
-            f"tracking.mlflow_uri: got a user name or password in {parts.scheme}://...@{parts.hostname}; want none, "
-            "because job.yaml, MLflow and logs repeat the URI; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
-        )
-    if parts.scheme in ("", "file"):
+            "tracking.mlflow_uri: got no URI, as its host or its port is none; want sqlite: or http(s):; correct it"
+        ) from None
+    if kind in ("", "file"):
         raise UserError(
-            f"tracking.mlflow_uri: got {uri[:200]!r}, a folder of files; want a database or a server; write it like "
+            "tracking.mlflow_uri: got a folder of files; want a database or a server; write it like "
             "sqlite:///{out}/mlflow.db"
         )
-    kind = parts.scheme.partition("+")[0]
     if kind not in _STORES:
         raise UserError(
-            f"tracking.mlflow_uri: got {uri[:200]!r}, which MLflow does not know; want one of {sorted(_STORES)}; "
+            f"tracking.mlflow_uri: got a scheme that MLflow does not know; want one of {sorted(_STORES)}; "
             f"{nearest(kind, _STORES, 'correct it')}"
         )
-    if kind != "databricks" and not (parts.path if kind == "sqlite" else parts.hostname):
+    if port == 0 or (kind != "databricks" and not (parts.path if kind == "sqlite" else parts.hostname)):
         raise UserError(
-            f"tracking.mlflow_uri: got {uri[:200]!r}, which names no place; want a host, or a file after sqlite:///; "
-            "add it"
+            "tracking.mlflow_uri: got a URI that names no place; want a host, or a file after sqlite:///; add it"
         )
 
 

@@ -173,6 +173,20 @@ def test_an_atomic_write_leaves_the_old_file_or_the_new(tmp_path: Path, monkeypa
         assert path.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("ends", [OSError("disk"), KeyboardInterrupt()])
+def test_what_ends_a_write_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: BaseException
+) -> None:
+    def dies(descriptor: int) -> None:
+        raise ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", dies)
+        with pytest.raises(type(ends)):
+            files.write_together({tmp_path / "new" / "page.html": b"page", tmp_path / "new" / "page.npy": b"array"})
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_drop_after(tmp_path: Path) -> None:
     store = Commits(tmp_path, keep=9)
     for iteration in range(4):

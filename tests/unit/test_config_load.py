@@ -96,3 +96,11 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_config_needs_neither_torch_nor_ray() -> None:
     code = "import sys, rl_motion.config.load; sys.exit(bool({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_items_of_a_default_list_are_addressed_by_number(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("name: short\n")
+    job = load_job(path, ["rewards.0.weight=2", "adapter.targets.1=condition"])
+    assert [(reward.name, reward.weight) for reward in job.rewards] == [("tmr", 2.0)]
+    assert job.adapter.targets == ("attention", "condition", "condition")

@@ -247,13 +247,22 @@ def test_normalised_motion_is_refused():
         run(tuned=Normalised(3.0))
 
 
-def test_motion_of_another_skeleton_is_refused_rather_than_measured():
+def test_motion_of_another_skeleton_is_measured_by_what_knows_it_and_the_rest_is_said():
     class Other(FakePolicy):
         def decode(self, trajectory):
-            return replace(super().decode(trajectory), representation=Representation.SMPLRIFKE_205)
+            motions = super().decode(trajectory)
+            return replace(
+                motions, features_BFD=motions.features_BFD[..., :205], representation=Representation.SMPLRIFKE_205
+            )
 
-    with pytest.raises(UserError, match=r"got motion as smplrifke-205; evaluation wants humanml3d-263.*sample"):
-        run(base=Other(1.0, "a"), tuned=Other(3.0, "b"))
+    result = run(base=Other(1.0, "a"), tuned=Other(3.0, "b"))
+    assert set(result.not_judged) == {"oracle_success", "bone_drift"}
+    assert all("gives smplrifke-205" in why for why in result.not_judged.values())
+    assert {(r.oracle_success, r.bone_drift) for r in result.records} == {(None, None)}
+    assert np.isfinite([(r.jerk, r.foot_skate, r.diversity, r.reward) for r in result.records]).all()
+    assert result.shown[0].success_by_arm == {"base": None, "tuned": None}
+    # Control: HumanML3D's motion is judged whole.
+    assert run().not_judged == {}
 
 
 def test_a_split_that_is_too_small_is_said():

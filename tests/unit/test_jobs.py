@@ -1,6 +1,8 @@
 """The scripts in jobs/: they import, explain themselves, and do nothing until told to."""
 
 import importlib.util
+import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -88,6 +90,34 @@ def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
     for table in load(root, "ablate").TABLES.values():
         jobs = [load_job("demo", sets) for sets in table.values()]
         assert all(one != other for number, one in enumerate(jobs) for other in jobs[:number])
+
+
+@pytest.mark.parametrize("other", ["pool_sha256", "weights_sha256", "inputs", None])
+def test_a_result_on_other_prompts_or_weights_is_not_put_into_the_table(other, root, tmp_path, monkeypatch):
+    ablate = load(root, "ablate")
+    inputs = {"pool_sha256": "pool", "weights_sha256": {"model": "weights"}}
+    monkeypatch.setattr(ablate, "_inputs", lambda *_: inputs)
+    monkeypatch.setattr(ablate, "_lines", lambda rows: [f"{len(rows)} rows"])
+    folder = tmp_path / "mdm-embedded"
+    folder.mkdir()
+    for name in ablate.TABLES["settings"]:
+        row = {"inputs": inputs | ({other: "another"} if other else {})} if other != "inputs" else {}
+        (folder / f"{'-'.join(name.split())}-80-seed0.json").write_text(json.dumps(row))
+    ended = CliRunner().invoke(application(ablate), ["--table", "settings", "--out", str(tmp_path)])
+    if other is None:  # control: the same inputs are found again
+        assert (ended.exit_code, ended.stdout) == (0, "7 rows\n"), ended.output
+        return
+    assert ended.exit_code == 2
+    assert "a result of other prompts or weights; want these" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["ablate", "build_zoo", "close_the_gap", "zoo_cards"])
+def test_packaged_models_that_a_script_names_exist(name, root):
+    from rl_motion.models.zoo import DENOISERS, names
+
+    script = (root / "jobs" / f"{name}.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"--model (mdm-embedded[\w-]*)", script))
+    assert named <= set(names(DENOISERS))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pickle
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
+from rl_motion.cli import app
 from rl_motion.config import AdapterConfig, AuditError, Job, PolicyConfig, ScheduleConfig, UserError
+from rl_motion.config.load import dump_job
+from rl_motion.data.embedded import prompts
 from rl_motion.models.adapter import adapter_disabled, adapter_state, attach_lora, load_adapter_state
 from rl_motion.models.denoiser import MotionSpace, TextStatistics
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
@@ -398,6 +403,50 @@ def test_samples_are_shown_as_joints(checkpoint, tmp_path):
         want = motion_joints(policy.decode(policy.rollout(unit)))
     np.testing.assert_allclose(joints_BFJ3[0], want[0].numpy(), atol=1e-6)
     assert not joints_BFJ3[2:, 6:].any()
+
+
+def test_a_job_of_205_features_ends_with_a_report_that_says_what_was_not_judged(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "tall.py").write_text(PLUGIN)
+    (tmp_path / "p.txt").write_text("a person walks\na person\n")
+    monkeypatch.chdir(tmp_path)
+    job = _job(
+        checkpoint,
+        rewards=[{"name": "tall.py:Tall"}],
+        prompts={"sources": {"p.txt": 1.0}, "default_length": 9},
+        policy={"steps": 3},
+        train={"iterations": 2, "prompts_per_iteration": 2, "prompts_per_unit": 2, "samples_per_prompt": 2},
+        runtime={"backend": "local", "threads": 1},
+        evaluation={"prompts": 2, "samples_per_prompt": 2, "page_prompts": 1},
+    )
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    ended = CliRunner().invoke(app, ["train", "job.yaml", "--out", "out"], env={"COLUMNS": "300"})
+    assert ended.exit_code == 0, ended.output + ended.stderr
+    assert "oracle_success was not judged" in ended.stdout
+    assert "prompts of target/test, too long to read" in ended.stderr
+    report = json.loads((tmp_path / "out" / "smpl" / "report.json").read_text())
+    assert set(report["not_judged"]) == {"oracle_success", "bone_drift"}
+    for split in ("held_out", "original", "train"):
+        assert report["difference"][split]["oracle_success"] is None
+        assert report["sentinels"][split]["bone_drift"] is None
+        assert report["difference"][split]["reward"]["n"] == 4
+        assert report["diversity"][split]["base"] > 0
+        assert report["sentinels"][split]["jerk"]["base"] > 0
+    page = (tmp_path / "out" / "smpl" / "report.html").read_text()
+    assert "was not judged" in page
+    assert "does what it says" not in page
+
+
+def test_prompts_of_evaluation_that_the_model_cannot_read_are_set_aside_or_refused(checkpoint, monkeypatch):
+    job = _job(checkpoint, rewards=[{"name": "jerk"}])
+    every, kept = prompts("target/test"), checks.examined(job, "target/test")
+    encoder = TextEncoder(checkpoint.parent / "text")
+    assert 0 < len(kept) < len(every)
+    encoder.pooled([prompt.text for prompt in kept[:20]])
+    with pytest.raises(ValueError, match="tokens"):  # control: the others cannot be read
+        encoder.pooled([prompt.text for prompt in every if prompt not in kept][:1])
+    monkeypatch.setattr(checks, "_max_frames", lambda path: 3)
+    with pytest.raises(UserError, match=r"evaluation: got no prompt of target/test .* 3 frames.*; want .*; choose"):
+        checks.examined(job, "target/test")
 
 
 def test_registers_are_no_linear_layer_and_stay_frozen():

@@ -334,3 +334,13 @@ def test_the_loss_sees_a_path_that_drifts_and_nothing_beyond_the_length():
     short_BF = torch.arange(12)[None] < 6
     late_F = torch.where(torch.arange(12) < 6, 0.0, 1.0)
     assert loss(0, late_F, short_BF) == 0 < loss(0, late_F)
+
+
+@pytest.mark.parametrize("features", [205, 251, 264])
+def test_another_representation_is_refused_rather_than_cut_by_humanml3ds_slices(features):
+    motion_BFD = torch.randn(2, 5, features, generator=torch.Generator().manual_seed(4))
+    message = rf"got {features} features; want the 263 of humanml3d-263; train another"
+    with pytest.raises(ValueError, match=message):
+        x0_loss(motion_BFD, torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=message):
+        feature_statistics(motion_BFD, torch.tensor([5, 5]))

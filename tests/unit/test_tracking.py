@@ -56,7 +56,14 @@ def test_flatten() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", [None, "sqlite:///{out}/mlflow.db", "http://127.0.0.1:5000", "https://host/a@b", "databricks://profile"]
+    "uri",
+    [
+        None,
+        "sqlite:///{out}/mlflow.db",
+        "http://127.0.0.1:5000",
+        "postgresql://h/db?sslkey=/k&sslmode=require",
+        "databricks://profile",
+    ],
 )
 def test_uris_that_are_taken(uri: str | None) -> None:
     mlflow_tracker.check_uri(uri)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.integration.wrong_input.desk import Case, Desk, sample, table, train
+import yaml
+
+from tests.integration.wrong_input.desk import SECRET, Case, Desk, sample, table, train
 
 
 def value(override: str, *says: str, name: str = "") -> Case:
@@ -20,6 +22,12 @@ def rewritten(old: str, new: str) -> Callable[[Desk], None]:
         desk.write("job.yaml", text.replace(old, new, 1))
 
     return mishap
+
+
+def without_rewards(desk: Desk) -> None:
+    tree = yaml.safe_load(desk.path("job.yaml").read_text())
+    del tree["rewards"]
+    desk.write("job.yaml", yaml.safe_dump(tree))
 
 
 @table(
@@ -63,6 +71,19 @@ def test_unknown_keys_name_the_nearest(case: Case, hold: Callable[[Case], None])
     value("train.iterations=true", "True"),
     value("train.samples_per_prompt=0", "greater than or equal to 2", name="zero samples"),
     value("train.samples_per_prompt=1", "greater than or equal to 2"),
+    value("train.samples_per_prompt=999999999999", "less than or equal to 1000", name="too many samples"),
+    value("train.iterations=9999999999", "less than or equal to 1000000", name="too many iterations"),
+    value("train.prompts_per_iteration=9999999999", "less than or equal to 100000", name="too many prompts"),
+    value("train.prompts_per_unit=9999999999", "less than or equal to 1000", name="too large a unit"),
+    value("train.units_per_step=9999999999", "less than or equal to 100000", name="too large a step"),
+    value("prompts.default_length=9999999999", "less than or equal to 100000", name="too long a motion"),
+    value("algorithm.inner_epochs=9999999999", "less than or equal to 1000", name="too many epochs"),
+    value("algorithm.transitions=9999999999", "less than or equal to 1000", name="too many transitions"),
+    value("algorithm.advantage_buffer_size=9999999999", "less than or equal to 100000", name="too large a buffer"),
+    value("runtime.keep_commits=9999999999", "less than or equal to 1000000", name="too many commits"),
+    value("evaluation.prompts=9999999999", "less than or equal to 100000", name="too many prompts of evaluation"),
+    value("evaluation.samples_per_prompt=9999999999", "less than or equal to 1000", name="too many of evaluation"),
+    value("evaluation.page_prompts=9999999999", "less than or equal to 1000", name="too long a page"),
     value("train.prompts_per_iteration=0", "0"),
     value("train.prompts_per_unit=0", "0"),
     value("train.units_per_step=0", "0"),
@@ -86,6 +107,7 @@ def test_unknown_keys_name_the_nearest(case: Case, hold: Callable[[Case], None])
     value("policy.steps=0", "0"),
     value("policy.steps=1", "no stochastic transition"),
     value("policy.steps=51", "51"),
+    value(f"policy.steps={10**10}", "less than or equal to 1000", name="too many steps"),
     value("policy.order=3", "1 or 2"),
     value("policy.solver_type=huen", "'huen'", "did you mean 'heun'"),
     value("policy.spacing=trailling", "did you mean 'trailing'"),
@@ -153,6 +175,8 @@ def test_values_are_refused_by_name(case: Case, hold: Callable[[Case], None]) ->
     Case("no reward", train("rewards=[]"), ["no reward"]),
     Case("a reward's weight NaN", train("rewards.0.weight=.nan"), ["rewards.0.weight", "nan"]),
     Case("all weights 0", train("rewards.0.weight=0"), ["weight 0", "'jerk'"]),
+    Case("beyond the default rewards", train("rewards.9.weight=2"), ["below 1", "'rewards'"], without_rewards),
+    Case("a misspelt default reward", train("rewards.0.name=jrek"), ["did you mean 'jerk'"], without_rewards),
     Case("units that do not divide", train("train.prompts_per_unit=3"), ["prompts_per_unit=3", "divides"]),
     Case("more prompts than there are", train("train.prompts_per_iteration=99"), ["6 different prompts", "99"]),
     Case("karras on a cosine schedule", train("policy.spacing=karras", "policy.steps=10"), ["karras"]),
@@ -165,11 +189,39 @@ def test_values_are_refused_by_name(case: Case, hold: Callable[[Case], None]) ->
     ),
     Case("a contrast in units of one", train("rewards=[{name: tmr_contrastive}]"), ["prompts_per_unit=1"]),
     Case("a password in a URI", train("tracking.mlflow_uri=http://me:pw@host/"), ["MLFLOW_TRACKING_PASSWORD"]),
-    Case("a store of files", train("tracking.mlflow_uri=file:///tmp/x"), ["'file:///tmp/x'", "sqlite"]),
+    Case("a store of files", train("tracking.mlflow_uri=file:///tmp/x"), ["tracking.mlflow_uri", "sqlite"]),
     Case("a store of no kind", train("tracking.mlflow_uri=sqllite:///x.db"), ["did you mean 'sqlite'"]),
-    Case("a store without a scheme", train("tracking.mlflow_uri=mlruns"), ["'mlruns'"]),
+    Case("a store without a scheme", train("tracking.mlflow_uri=mlruns"), ["tracking.mlflow_uri", "a folder"]),
     Case("a store that is no URI", train("tracking.mlflow_uri='http://[::1'"), ["tracking.mlflow_uri"]),
-    Case("a store without a host", train("tracking.mlflow_uri='http://'"), ["'http://'"]),
+    Case("a store without a host", train("tracking.mlflow_uri='http://'"), ["tracking.mlflow_uri", "no place"]),
 )
 def test_names_and_contradictions(case: Case, hold: Callable[[Case], None]) -> None:
+    hold(case)
+
+
+URIS = {
+    "the scheme forgotten": f"user:{SECRET}@host:5000",
+    "one slash": f"https:/user:{SECRET}@host",
+    "no slash": f"https:user:{SECRET}@host:5000",
+    "three slashes": f"http:///user:{SECRET}@host",
+    "no host": f"https://user:{SECRET}",
+    "escaped": f"https://user:{SECRET}%40host",
+    "the password of a database": f"mysql:///x?password={SECRET}",
+    "user and password in a query": f"postgresql://h/db?user=a&password={SECRET}",
+    "a token": f"https://host/?token={SECRET}",
+    "a token as fragment": f"https://host/#access_token={SECRET}",
+    "a connection string": f"mssql://h/db?odbc_connect=DRIVER%3DX%3BPWD%3D{SECRET}",
+    "another scheme": f"ftp://{SECRET}",
+}
+
+
+@table(
+    *(Case(name, train(f"tracking.mlflow_uri={uri}"), ["tracking.mlflow_uri"]) for name, uri in URIS.items()),
+    Case("in a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h]"), ["tracking.mlflow_uri"]),
+    Case("in half a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h"), ["tracking.mlflow_uri"]),
+    Case("at a misspelt key", train(f"tracking.mlflow_url=https://u:{SECRET}@h"), ["'tracking.mlflow_uri'"]),
+    Case("without its key", train(f"https://u:{SECRET}@h"), ["a.b=c"]),
+    Case("below the key", train(f"tracking.mlflow_uri.x=https://u:{SECRET}@h"), ["tracking.mlflow_uri"]),
+)
+def test_no_password_of_a_uri_is_repeated(case: Case, hold: Callable[[Case], None]) -> None:
     hold(case)
