@@ -143,7 +143,8 @@ def test_reward_gradients_reach_the_adapter_through_decode(config: PolicyConfig,
 
 
 def test_a_toy_reward_rises() -> None:
-    found = learn(latent_job(iterations=25), latent_toy.WORKSHOP)
+    """Its adapter changes a guess at x0, so per unit of noise, which the balance divides by, it learns slowly."""
+    found = learn(latent_job(iterations=60), latent_toy.WORKSHOP)
     assert rise(found) > 0.1
     assert found[-1]["policy/kl"] > 0.0
 
