@@ -63,21 +63,16 @@ def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, 
     Raises:
         ValueError: features of another representation.
     """
-    _refuse_other_features(features_NFD)
+    if features_NFD.shape[-1] != _FEATURES:
+        raise ValueError(
+            f"got {features_NFD.shape[-1]} features; want the {_FEATURES} of {Representation.HUMANML3D_263}; "
+            "take statistics of another representation's own groups"
+        )
     valid = features_NFD[valid_mask(length_N, features_NFD.shape[1])].double()
     mean_D, std_D = valid.mean(0), valid.std(0)
     for start, stop in ((0, 1), (1, 3), (3, 4), (4, 67), (67, 193), (193, 259), (259, 263)):
         std_D[start:stop] = std_D[start:stop].mean().clamp_min(1e-3)
     return mean_D.float(), std_D.float()
-
-
-def _refuse_other_features(features_BFD: Tensor) -> None:
-    """Groups and weights of features are HumanML3D's; slices would be cut from others without a word."""
-    if features_BFD.shape[-1] != _FEATURES:
-        raise ValueError(
-            f"got {features_BFD.shape[-1]} features; want the {_FEATURES} of {Representation.HUMANML3D_263}; "
-            "train another representation with statistics and a loss of its own"
-        )
 
 
 def _optimiser(
@@ -111,10 +106,8 @@ def _update(
 def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
     """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum.
 
-    Raises:
-        ValueError: features of another representation than HumanML3D's 263, which the weights are for.
+    The weights are for HumanML3D's 263 features.
     """
-    _refuse_other_features(error_BFD)
     error_BFD = error_BFD * valid_BF[..., None]
     squared_D = error_BFD[valid_BF].pow(2).mean(0)
     weighted = torch.cat([weight * squared_D[start:stop] for start, stop, weight in FEATURE_WEIGHTS])
@@ -153,8 +146,14 @@ def train_denoiser(
     average (0.999) of the weights in the network.
 
     Raises:
-        ValueError: a network that sees frames beyond the length, which hold noise when it samples and nothing here.
+        ValueError: a network that sees frames beyond the length, which hold noise when it samples and nothing here; or
+            another representation, whose x0 HumanML3D's weights would cut into slices that mean nothing.
     """
+    if denoiser.prediction_type == "sample" and denoiser.representation is not Representation.HUMANML3D_263:
+        raise ValueError(
+            f"got a network that predicts {denoiser.representation} motion; want {Representation.HUMANML3D_263}, which "
+            "the loss weighs by feature; let it predict noise, or give the loss weights of its own"
+        )
     if not denoiser.mask_frames:
         raise ValueError("got a network that sees padded frames; want mask_frames=True; train it so from the start")
     model, schedule = denoiser.network, denoiser.schedule

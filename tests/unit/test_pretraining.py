@@ -1,5 +1,7 @@
 """Pretraining loops on tiny synthetic data: losses fall, seeds decide, and what each promises about its data."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from rl_motion.models.pretraining import (
 )
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
+from rl_motion.types import Representation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLIPS, FRAMES, CAPTIONS = 12, 12, 4
@@ -337,10 +340,13 @@ def test_the_loss_sees_a_path_that_drifts_and_nothing_beyond_the_length():
 
 
 @pytest.mark.parametrize("features", [205, 251, 264])
-def test_another_representation_is_refused_rather_than_cut_by_humanml3ds_slices(features):
+def test_statistics_of_another_representation_are_refused(features):
     motion_BFD = torch.randn(2, 5, features, generator=torch.Generator().manual_seed(4))
-    message = rf"got {features} features; want the 263 of humanml3d-263; train another"
-    with pytest.raises(ValueError, match=message):
-        x0_loss(motion_BFD, torch.ones(2, 5, dtype=torch.bool))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"got {features} features; want the 263 of humanml3d-263"):
         feature_statistics(motion_BFD, torch.tensor([5, 5]))
+
+
+def test_x0_of_another_representation_is_not_weighed_by_humanml3d_s_slices():
+    denoiser = SimpleNamespace(mask_frames=True, prediction_type="sample", representation=Representation.SMPLRIFKE_205)
+    with pytest.raises(ValueError, match="got a network that predicts smplrifke-205 motion; want humanml3d-263"):
+        train_denoiser(denoiser, motion_text(), [], Recipe(steps=1), lambda *_: None)

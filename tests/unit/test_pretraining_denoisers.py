@@ -231,5 +231,5 @@ def test_an_unknown_prediction_type_is_explained(folder):
     save_checkpoint(folder / "odd", denoiser.network, config, SPACE)
     file = folder / "odd" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "score"}))
-    with pytest.raises(UserError, match=r"(?s)got checkpoint .*prediction_type.*; want .*; copy"):
+    with pytest.raises(UserError, match=r"(?s)got .*prediction_type.*; want .*; copy"):
         load_denoiser(folder / "odd")
