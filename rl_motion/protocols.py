@@ -181,6 +181,8 @@ class Algorithm(Protocol):
 
     needs: frozenset[Need]
     """A job whose policy or rewards do not offer these is refused before anything starts."""
+    reads: frozenset[str]
+    """The settings, keys of `AlgorithmConfig`, that change what it does: a job that sets another one is refused."""
     inner_epochs: int
     state: dict[str, Tensor]
     """What it carries from one iteration to the next, by name; the learner commits and restores it. Mostly empty."""

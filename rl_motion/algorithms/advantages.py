@@ -33,6 +33,11 @@ Rewarded = Sequence[tuple[Unit, Tensor]]
 Estimator = Callable[[Rewarded, Memory, AlgorithmConfig], tuple[list[Tensor], Memory]]
 """(rewarded, memory, config) -> (advantages [B] of each unit, the memory afterwards); changes no argument."""
 
+SETTINGS = frozenset({
+    "advantages", "advantage_clip", "advantage_floor", "advantage_shrinkage", "advantage_buffer_size",
+    "advantage_min_count",
+})  # fmt: skip
+"""What estimators read of `AlgorithmConfig`, and with them every algorithm that uses advantages."""
 _BASE_STD, _REWARDS = "base_std", "rewards/"
 
 

@@ -41,6 +41,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from rl_motion.algorithms import advantages
 from rl_motion.algorithms.kl import adapted_kl_weight
 from rl_motion.algorithms.needs import unmet
 from rl_motion.config import AlgorithmConfig
@@ -53,6 +54,8 @@ _TINY = torch.finfo(torch.float64).tiny
 
 class DDPO:
     """The loss above as an `Algorithm` (rl_motion.protocols)."""
+
+    reads = advantages.SETTINGS | {"clip_range", "inner_epochs", "kl_weight", "kl_target", "balance", "transitions"}
 
     def __init__(self, config: AlgorithmConfig) -> None:
         """Keep the settings."""

@@ -1,10 +1,10 @@
-"""What algorithms may need of a job's policy and rewards, and what to do where it is not there."""
+"""What algorithms may need of a job's policy and rewards, what they read of its settings, and what to do otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Set
 
-from rl_motion.config import UserError
+from rl_motion.config import AlgorithmConfig, UserError
 from rl_motion.protocols import Need
 
 _WANT: dict[Need, str] = {
@@ -27,3 +27,18 @@ def refuse_unmet(algorithm: str, needs: Set[Need], offered: Set[Need]) -> None:
     """
     for need in sorted(needs - offered):
         raise unmet(algorithm, need)
+
+
+def refuse_unread(config: AlgorithmConfig, reads: Set[str]) -> None:
+    """Refuse a setting that would change nothing: someone expects something of it.
+
+    Raises:
+        UserError: names the first one and the algorithm.
+    """
+    for key, field in AlgorithmConfig.model_fields.items():
+        value = getattr(config, key)
+        if key not in {"name", *reads} and value != field.default:
+            raise UserError(
+                f"algorithm.{key}: got {value}, which algorithm {config.name!r} does not read; want a setting of "
+                f"{sorted(reads)}; drop it from the job or choose another algorithm"
+            )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_motion.algorithms import ALGORITHMS, refuse_unmet
+from rl_motion.algorithms import ALGORITHMS, refuse_unmet, refuse_unread
 from rl_motion.config import Job, UserError, nearest
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
@@ -49,7 +49,9 @@ def check_parts(job: Job) -> None:
             f"algorithm.name: got {name[:60]!r}; want one of {sorted(ALGORITHMS)}; "
             f"{nearest(name, ALGORITHMS, 'correct it in the job')}"
         )
-    refuse_unmet(name, build_algorithm(job).needs, offered)
+    algorithm = build_algorithm(job)
+    refuse_unmet(name, algorithm.needs, offered)
+    refuse_unread(job.algorithm, algorithm.reads)
 
 
 def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> None:

@@ -160,7 +160,7 @@ class Faulty:
         self._ddpo = DDPO(SETTINGS)
         self._unit, self._error, self._seen = unit, error, 0
         self.needs, self.inner_epochs, self.state = self._ddpo.needs, self._ddpo.inner_epochs, self._ddpo.state
-        self.parameters = self._ddpo.parameters
+        self.parameters, self.reads = self._ddpo.parameters, self._ddpo.reads
         self.adapt = self._ddpo.adapt
 
     def losses(self, policy: MotionPolicy, batch: Experience) -> Iterator[tuple[Tensor, Metrics]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rl_motion.algorithms import ALGORITHMS, refuse_unmet
+from rl_motion.algorithms import ALGORITHMS, DDPO, refuse_unmet
 from rl_motion.algorithms.needs import unmet
 from rl_motion.config import AlgorithmConfig, Job, PolicyConfig, TrainConfig, UserError
 from rl_motion.learner import Learner
@@ -35,6 +35,7 @@ class EasyTune:
 
     def __init__(self, config: AlgorithmConfig, objective: Objective) -> None:
         self.needs: frozenset[Need] = frozenset({"denoising", "reward_gradient"})
+        self.reads = frozenset({"inner_epochs"})
         self.inner_epochs = config.inner_epochs
         self.state: dict[str, Tensor] = {}
         self.parameters: dict[str, nn.Parameter] = {}
@@ -64,6 +65,7 @@ class PPO:
 
     def __init__(self, config: AlgorithmConfig, objective: Objective, steps: int = 4) -> None:
         self.needs: frozenset[Need] = frozenset()
+        self.reads = frozenset({"inner_epochs", "clip_range", "kl_weight"})
         self.inner_epochs = config.inner_epochs
         self.state: dict[str, Tensor] = {}
         self.value_S = nn.Parameter(torch.zeros(steps, dtype=torch.float64))
@@ -387,6 +389,25 @@ def test_a_job_is_refused_before_it_starts(differentiable: bool, tmp_path, monke
     else:
         with pytest.raises(UserError, match=r"'easytune', which needs 'reward_gradient'; want rewards that are all"):
             check_parts(job)
+
+
+def easytune_job(**algorithm: object) -> Job:
+    return Job.model_validate(
+        {"name": "toy", "rewards": [{"name": "jerk"}], "tracking": {"mlflow_uri": None}, "algorithm": algorithm}
+    )
+
+
+def test_a_setting_that_the_algorithm_does_not_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that it reads is not, nor one that is given as it is by default; and DDPO reads them all."""
+    monkeypatch.setitem(ALGORITHMS, "easytune", EasyTune)
+    for settings in ({"inner_epochs": 2}, {"clip_range": AlgorithmConfig().clip_range}):
+        check_parts(easytune_job(name="easytune", **settings))
+    for setting in ({"clip_range": 0.3}, {"advantages": "running"}, {"kl_weight": 0.1}, {"transitions": 2}):
+        [key] = setting
+        with pytest.raises(UserError, match=rf"algorithm.{key}: got .*'easytune' does not read; want .*inner_epochs"):
+            check_parts(easytune_job(name="easytune", **setting))
+        check_parts(easytune_job(**setting))
+    assert DDPO.reads | {"name"} == AlgorithmConfig.model_fields.keys()
 
 
 def test_the_job_hands_its_rewards_to_the_algorithm_with_their_graph(monkeypatch: pytest.MonkeyPatch) -> None:
