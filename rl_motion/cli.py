@@ -166,8 +166,11 @@ def config(job: JobArgument, overrides: SetOption = None, seed: SeedOption = Non
     """Print the resolved job: every key with its value."""
     with _guarded():
         from rl_motion.config.load import dump_job, load_job
+        from rl_motion.tracking.mlflow_tracker import check_uri
 
-        typer.echo(dump_job(load_job(job, overrides or [], seed)), nl=False)
+        resolved = load_job(job, overrides or [], seed)
+        check_uri(resolved.tracking.mlflow_uri)
+        typer.echo(dump_job(resolved), nl=False)
 
 
 @app.command()
@@ -204,13 +207,23 @@ def _conclude(outcome: Outcome) -> None:
 
     folder = outcome.folder
     _stdout().print(before_after_table(dict(outcome.report)))
-    out = "" if folder.parent == _RUNS else f" --out {folder.parent}"
     _say(
         f"run:     {folder} ({duration(outcome.wall_s)})",
         f"adapter: {folder / 'adapter'}",
         f"motions: {folder / 'report.html'}",
-        f"MLflow:  rl-motion ui{out}",
+        *_where_tracked(outcome),
     )
+
+
+def _where_tracked(outcome: Outcome) -> Iterator[str]:
+    """How to look at the run in MLflow, where it is tracked there: in the database beside it, or on a server."""
+    from rl_motion.config import TrackingConfig
+
+    uri, out = outcome.mlflow_uri, outcome.folder.parent
+    if uri == TrackingConfig().mlflow_uri:
+        yield "MLflow:  rl-motion ui" + ("" if out == _RUNS else f" --out {out}")
+    elif uri is not None:
+        yield f"MLflow:  {uri}"
 
 
 @contextmanager

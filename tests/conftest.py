@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ os.environ.update(
 
 import pytest
 from hypothesis import settings
+
+# A shell's background jobs ignore Ctrl-C, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a red test stays red until it is mended. No deadline: machines are shared.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -113,7 +113,7 @@ def save_adapter(model: PeftModel, directory: str | Path, *, base_model_name: st
         directory: created where absent.
         base_model_name: what the adapter belongs to; written to the configuration.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,8 @@ def save_adapter(model: PeftModel, directory: str | Path, *, base_model_name: st
     config |= {"base_model_name_or_path": base_model_name, "inference_mode": True}
     (path / _CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in adapter_state(model).items()}
-    save_file(tensors, path / _WEIGHTS_FILE, metadata={"format": "pt"})
+    # Not save_file: it has an error of its own for a full disk.
+    (path / _WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def load_adapter(network: nn.Module, directory: str | Path) -> PeftModel:

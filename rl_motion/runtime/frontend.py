@@ -68,6 +68,8 @@ class Outcome:
     folder: Path
     report: Report
     wall_s: float
+    mlflow_uri: str | None
+    """As the job has it."""
 
 
 def start(job: Job, out: Path, console: Console) -> Outcome:
@@ -115,7 +117,7 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
         console.print("evaluating base and tuned on held-out prompts", highlight=False)
         report = MEANS.evaluate(held.job, held.folder, wall_s)
         held.end("FINISHED")
-    return Outcome(held.folder, report, wall_s)
+    return Outcome(held.folder, report, wall_s, held.job.tracking.mlflow_uri)
 
 
 def _train(held: run.Run, console: Console) -> RewardFiles:

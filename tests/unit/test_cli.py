@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rl_motion import cli
 from rl_motion.cli import app
+from rl_motion.config import TrackingConfig
 from rl_motion.config.load import dump_job
 from rl_motion.runtime import frontend
 from tests import fakes
@@ -55,7 +57,6 @@ def test_train_then_resume(tmp_path: Path) -> None:
         "Before and after",
         str(run / "adapter"),
         str(run / "report.html"),
-        f"ui --out {out}",
         "3/3",
     ):
         assert word in made.output.replace("\n", " ")
@@ -67,6 +68,18 @@ def test_train_then_resume(tmp_path: Path) -> None:
     assert "after 3 iterations" in longer.output
     steps = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("uri", "lines"),
+    [
+        (TrackingConfig().mlflow_uri, ["MLflow:  rl-motion ui --out out"]),
+        ("https://host:5000", ["MLflow:  https://host:5000"]),
+        (None, []),
+    ],
+)
+def test_the_end_says_where_the_run_is_tracked(uri: str | None, lines: list[str]) -> None:
+    assert [*cli._where_tracked(frontend.Outcome(Path("out/toy"), {}, 1.0, uri))] == lines
 
 
 @pytest.mark.parametrize(

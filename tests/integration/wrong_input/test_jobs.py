@@ -217,6 +217,14 @@ URIS = {
 
 @table(
     *(Case(name, train(f"tracking.mlflow_uri={uri}"), ["tracking.mlflow_uri"]) for name, uri in URIS.items()),
+    *(
+        Case(
+            f"{name}, to be printed",
+            ["config", "job.yaml", "--set", f"tracking.mlflow_uri={uri}"],
+            ["tracking.mlflow_uri"],
+        )
+        for name, uri in URIS.items()
+    ),
     Case("in a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h]"), ["tracking.mlflow_uri"]),
     Case("in half a list", train(f"tracking.mlflow_uri=[https://u:{SECRET}@h"), ["tracking.mlflow_uri"]),
     Case("at a misspelt key", train(f"tracking.mlflow_url=https://u:{SECRET}@h"), ["'tracking.mlflow_uri'"]),
