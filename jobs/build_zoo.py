@@ -3,8 +3,7 @@
     python jobs/build_zoo.py all                     # everything; then jobs/zoo_cards.py
     python jobs/build_zoo.py denoiser --kind t2m_unet --predicts epsilon --seed 1
 
-On one core the text encoder takes 3 minutes, TMR 7 and each MDM about 20; a step of the U-Net, not yet trained in full,
-is about twice one of MDM.
+On one core the text encoder takes 3 minutes, TMR 7, each MDM about 20 and each U-Net about 42.
 
 The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (the owner of the
 target data shares a trained evaluator, not the data). Nothing sees val or test.

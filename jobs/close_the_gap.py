@@ -1,8 +1,7 @@
 """The longer job on five seeds over two base checkpoints: how much of the gap to the supervised upper bound it closes.
 
     python jobs/close_the_gap.py --out runs/gap          # resumable; a run that has its report is not run again
-    python jobs/close_the_gap.py --family t2m_unet       # the same with StableMoFusion's U-Net, once its
-                                                         # weights are built (jobs/build_zoo.py denoiser --help)
+    python jobs/close_the_gap.py --family t2m_unet       # three seeds with StableMoFusion's U-Net
 
 Each run is `rl-motion train first-light --seed N --set model.name=BASE` in one process, as many at a time as --parallel
 says (the numbers are those of any other backend). The upper bound is the same network trained on the target's motions

@@ -243,6 +243,8 @@ def _guarded() -> Iterator[None]:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
+    except BrokenPipeError:  # `rl-motion config demo | head`: typer ends it quietly
+        raise
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             _crash(error)

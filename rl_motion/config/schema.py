@@ -15,7 +15,11 @@ Many = Annotated[int, Field(ge=1, le=100_000)]
 """Of what fits into memory; beyond it a number is a slip of the hand, and would end as lack of memory."""
 Million = Annotated[int, Field(ge=1, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+"""Of one among several."""
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_LEAST_SIGMA = 1e-3
+"""Below it a transition's noise drowns in the rounding of float32 latents, and with it the log-prob."""
 Workers = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -80,17 +84,17 @@ class PolicyConfig(Section):
     @classmethod
     def _lands_between_noise_and_data(cls, value: object) -> object:
         named = value in (None, "last_timestep", "sigma_min")
-        if named or (isinstance(value, (int, float)) and 0 < value < 1):
+        if named or (isinstance(value, (int, float)) and _LEAST_SIGMA <= value < 1):
             return value
         raise ValueError(
-            f"got {value!r}; want last_timestep, sigma_min or a sigma between 0 (data) and 1 (noise); change it"
+            f"got {value!r}; want last_timestep, sigma_min or a sigma between {_LEAST_SIGMA} and 1 (noise); change it"
         )
 
 
 class PromptsConfig(Section):
     """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
 
-    sources: dict[str, PositiveFloat] = {"target/train": 1.0, "source/train": 1.0}
+    sources: dict[str, Weight] = {"target/train": 1.0, "source/train": 1.0}
     default_length: Many = 40
     """Frames, for prompts that come without a length."""
 
@@ -100,7 +104,7 @@ class RewardConfig(Section):
 
     name: str
     """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
 
 
 class SentinelsConfig(Section):

@@ -69,12 +69,12 @@ class MotionDenoiser(nn.Module, ABC):
         """Combine a network with its noise schedule, its feature space and what it was trained to predict.
 
         Raises:
-            ValueError: the statistics are not [features], or a deviation is not positive; or statistics of text are
-                missing, or there where nobody reads them.
+            ValueError: the statistics are not [`motion_features`], or a deviation is not positive; or statistics of
+                text are missing, or there where nobody reads them.
         """
         super().__init__()
         config: Any = network.config
-        check_statistics(space.mean_D, space.std_D, config.features)
+        check_statistics(space.mean_D, space.std_D, self.motion_features(config))
         if (space.text is not None) != self.normalises_text:
             raise ValueError(
                 f"got {'no' if space.text is None else 'a'} mean and std of text for {type(network).__name__}, whose "
@@ -89,9 +89,19 @@ class MotionDenoiser(nn.Module, ABC):
         self.fps = space.fps
         self.mask_frames: bool = config.mask_frames
         self.max_frames: int = config.max_frames
-        self.canvas: int | None = None
+        self.canvas = self.canvas_of(config)
         self.register_buffer("mean_D", space.mean_D.detach().clone())
         self.register_buffer("std_D", space.std_D.detach().clone())
+
+    @classmethod
+    def motion_features(cls, shape: Any) -> int:
+        """Features D of a frame of the motion that `decode` gives; here the latents'."""
+        return int(shape.features)
+
+    @classmethod
+    def canvas_of(cls, shape: Any) -> int | None:
+        """Frames that a network of this shape always works on, whatever the motion's length; None: the motion's own."""
+        return None
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Any:

@@ -175,7 +175,7 @@ class T2MUnetDenoiser(MotionDenoiser):
     """T2MUnet as a `Denoiser` (rl_motion.protocols); its conditions are `TextTokens`, None the null condition.
 
     The text layers belong to the network and run at every call, so an adapter on them learns; the text encoder is no
-    submodule: it is neither trained nor saved with the model. `canvas` is `max_frames` where padding is visible: the
+    submodule: it is neither trained nor saved with the model. The canvas is fixed where padding is visible: the
     official sampler's canvas is the longest of a batch, which makes a motion depend on who else is in it.
     """
 
@@ -194,10 +194,14 @@ class T2MUnetDenoiser(MotionDenoiser):
             ValueError: the statistics are not [features], or a deviation is not positive.
         """
         super().__init__(network, schedule, space, prediction_type)
-        self.canvas = None if network.config.mask_frames else network.config.max_frames
         self._text_dim = network.config.text_dim
         self._mask_tokens = network.config.mask_tokens
         self._text_encoder = text_encoder
+
+    @classmethod
+    def canvas_of(cls, shape: T2MUnetConfig) -> int | None:
+        """`max_frames` where padding is visible, None where frames are masked."""
+        return None if shape.mask_frames else shape.max_frames
 
     def encode_text(self, texts: Sequence[str]) -> TextTokens:
         """Tokens [B, M, text_dim] of the frozen text encoder, on the model's device.

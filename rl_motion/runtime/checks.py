@@ -6,9 +6,10 @@ Reads configurations and tokenizers; builds no network.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet, refuse_unread
 from rl_motion.config import Job, UserError, nearest
@@ -23,6 +24,8 @@ from rl_motion.rewards.of_job import kinds, read_files
 from rl_motion.runtime.build import build_algorithm
 from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
+
+T = TypeVar("T")
 
 
 def check_parts(job: Job) -> None:
@@ -61,8 +64,13 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
         UserError: names the first such prompt and the limit.
     """
     for path in checkpoints:
-        frames = _max_frames(path)
+        frames, one_length = _max_frames(path), _reads_one_length(path)
         for prompt in prompts:
+            if one_length and prompt.length != prompts[0].length:
+                raise UserError(
+                    f"got prompts of {prompts[0].length} and of {prompt.length} frames; want one length, as "
+                    f"{path.name} sees padded frames; give all the same or choose a model with mask_frames"
+                )
             if prompt.length > frames:
                 raise UserError(
                     f"got {prompt.length} frames for {prompt.text[:60]!r}; want at most {frames}, which is what "
@@ -109,6 +117,9 @@ def examined(job: Job, split: str) -> list[Prompt]:
         frames = _max_frames(path)
         limit, long = _too_long(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
         kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in long]
+        if _reads_one_length(path):
+            [(usual, _)] = Counter(prompt.length for prompt in kept).most_common(1) or [(0, 0)]
+            kept = [prompt for prompt in kept if prompt.length == usual]
         if not kept:
             raise UserError(
                 f"evaluation: got no prompt of {split} with at most {limit} tokens and {frames} frames, which is what "
@@ -156,6 +167,12 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
                 f"rewards: got {name!r} with train.prompts_per_unit={job.train.prompts_per_unit}; want at least 2, as "
                 "it compares a unit's prompts; raise it, or choose 'tmr'"
             )
+        if known[name].contrasts and job.evaluation.prompts % job.train.prompts_per_unit == 1:
+            raise UserError(
+                f"rewards: got {name!r} with evaluation.prompts={job.evaluation.prompts} in units of "
+                f"{job.train.prompts_per_unit} (train.prompts_per_unit), which leaves one alone; want none, as it "
+                "compares a unit's prompts; change one of them"
+            )
     if files.calibration is not None:
         refuse_other(files.calibration, job, weights_sha256(job) | files.plugins_sha256)
     return all(known[reward.name].differentiable for reward in job.rewards)
@@ -169,12 +186,26 @@ def _config(path: Path) -> CheckpointConfig:
 
 
 def _max_frames(path: Path) -> int:
+    if _config(path).kind in DENOISERS:
+        return _of_shape(path, lambda shape: int(shape.max_frames))
+    return _of_shape(path, lambda shape: int(shape.max_len) - 2)  # less the two distribution tokens
+
+
+def _reads_one_length(path: Path) -> bool:
+    """Whether padding would reach a motion's own frames: the network sees it, and has no canvas of its own."""
+    config = _config(path)
+    if config.kind not in DENOISERS:
+        return False
+    face = DENOISERS[config.kind][2]
+    return _of_shape(path, lambda shape: not shape.mask_frames and face.canvas_of(shape) is None)
+
+
+def _of_shape(path: Path, ask: Callable[[Any], T]) -> T:
     config = _config(path)
     try:
-        if config.kind in DENOISERS:
-            return int(DENOISERS[config.kind][1](**config.network).max_frames)
-        return RETRIEVAL[config.kind][1](**config.network).max_len - 2  # less the two distribution tokens
-    except (KeyError, TypeError) as error:
+        kind = DENOISERS[config.kind] if config.kind in DENOISERS else RETRIEVAL[config.kind]
+        return ask(kind[1](**config.network))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise broken(path, error) from error
 
 
@@ -186,9 +217,9 @@ def _too_long(encoder: Path, texts: Sequence[str]) -> tuple[int, dict[str, int]]
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
         whole: Any = AutoConfig.from_pretrained(encoder, **local)
+        limit = int(min(tokenizer.model_max_length, whole.get_text_config().max_position_embeddings))
     except Exception as error:  # tokenizers raises nothing narrower
         raise broken(encoder, error) from error
-    limit = int(min(tokenizer.model_max_length, whole.get_text_config().max_position_embeddings))
     unique = list(dict.fromkeys(texts))
     counts = {text: len(ids) for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True)}
     return limit, {text: count for text, count in counts.items() if count > limit}

@@ -29,7 +29,7 @@ def connect() -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         _join(quiet)
         _log.info("joined the cluster at %s", ray.get_runtime_context().gcs_address)
         return False
@@ -48,7 +48,7 @@ def connect() -> bool:
 
 
 def _join(options: dict[str, Any]) -> None:
-    where = os.environ.get("RAY_ADDRESS", "auto")
+    where = os.environ.get("RAY_ADDRESS") or "auto"
     host, _, port = where.rpartition(":")
     try:
         if host and port.isdecimal() and "/" not in host:

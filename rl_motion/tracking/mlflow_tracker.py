@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG = "rl_motion.run_id"
+_PARAM_LENGTH = 500
+"""Of a parameter's value, in characters; the job's own file, logged beside it, has the whole."""
 _BATCH = 900
 """Metrics per request; MLflow takes 1000."""
 _RETRY_S = (1.0, 60.0)
@@ -180,8 +182,8 @@ class MlflowTracker:
                 experiment_id, tags={KEY_TAG: settings.key, **settings.tags}, run_name=settings.run_name
             )
         for name, value in settings.params.items():
-            if name not in run.data.params:
-                client.log_param(run.info.run_id, name, value)
+            if _allowed(name) not in run.data.params:
+                client.log_param(run.info.run_id, _allowed(name), value[:_PARAM_LENGTH])
         self.run_id = run.info.run_id
         self._client = client
         return client
@@ -236,13 +238,13 @@ def check_uri(uri: str | None) -> None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A resolved job as MLflow parameters: dotted names, values as text of at most 500 characters."""
+    """A resolved job as one level: dotted names, values as text."""
     flat: dict[str, str] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[_allowed(prefix + name)] = str(value)[:500]
+            flat[prefix + name] = str(value)
     return flat
 
 

@@ -110,6 +110,25 @@ def test_lengths_of_a_prompt_file_are_checked_and_long_texts_are_set_aside(job: 
         check_job(job)
 
 
+def test_prompts_of_one_length_for_a_model_that_sees_padding(job: Job, model: Path, tmp_path: Path) -> None:
+    """Seen before anything starts, not by the first unit that mixes them; and evaluation keeps to one length too."""
+    folder = tmp_path / "zoo"
+    shutil.copytree(model.parent, folder)
+    config = json.loads((folder / "mdm" / "config.json").read_text())
+    config["network"]["mask_frames"] = False
+    (folder / "mdm" / "config.json").write_text(json.dumps(config))
+    seen = job.model_copy(update={"model": job.model.model_copy(update={"name": str(folder / "mdm")})})
+    check_job(seen)
+    masked, alike = (checks.examined(each, "target/test") for each in (job, seen))
+    assert {prompt.length for prompt in masked} == {38, 39, 40}
+    assert {prompt.length for prompt in alike} == {38}
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"{path.read_text()}a person jumps#12\n")
+    check_job(job)
+    with pytest.raises(UserError, match=r"got prompts of .*12 frames; want one length, .* sees padded frames; give"):
+        check_job(seen)
+
+
 def test_the_longest_prompt_that_passes_can_be_sampled(model: Path, job: Job) -> None:
     """The limit is exact: one frame more is refused, by the check and by the policy itself."""
     policy = sampling.load_policy(job, None)

@@ -7,8 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
+
+from rl_motion.runtime import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 LINUX = pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="no /proc/net/tcp")
@@ -73,6 +78,22 @@ def listening(start: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]
 def test_our_own_cluster_listens_on_loopback_alone() -> None:
     found = listening("from rl_motion.runtime.cluster import connect\nassert connect()")
     assert [str(where) for where in found if not where.is_loopback] == []
+
+
+@pytest.mark.parametrize(("named", "own"), [("", True), (None, True), ("127.0.0.1:6379", False)])
+def test_an_empty_address_names_no_cluster(named: str | None, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray takes it for none, and would start a cluster that listens everywhere."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: SimpleNamespace(close=int))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=named))
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    assert cluster.connect() is own
+    assert [options.get("_node_ip_address") for options in asked] == ["127.0.0.1" if own else None]
 
 
 def test_control_ray_by_itself_does_not() -> None:

@@ -70,6 +70,14 @@ def test_train_then_resume(tmp_path: Path) -> None:
     assert steps == [0, 1, 2, 3]
 
 
+def test_a_closed_pipe_is_no_fault() -> None:
+    command = [sys.executable, "-m", "rl_motion.cli", "config", "demo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize(
     ("uri", "lines"),
     [

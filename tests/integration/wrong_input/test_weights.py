@@ -109,6 +109,13 @@ NOT_A_NUMBER = weights("NaN in the weights", spoil(LAYER, float("nan")), LAYER)
     config("a text encoder that is here", "'.'", text_encoder="."),
     config("unknown schedule", "schedule", schedule={"betas": "cosin", "timesteps": 50}),
     config("a schedule without steps", "schedule", schedule={"betas": "cosine", "timesteps": 0}),
+    config(
+        "a schedule longer than the table of timesteps", "IndexError", schedule={"betas": "linear", "timesteps": 99}
+    ),
+    config("a U-Net's frames in words", "'soon'", kind="t2m_unet", network={"max_frames": "soon"}),
+    config("a U-Net of endless frames", "zoo/mdm", kind="t2m_unet", network={"max_frames": float("inf")}),
+    config("a U-Net's levels in words", "zoo/mdm", kind="t2m_unet", network={"dim_mults": 3}),
+    config("MDM-SMPL's frames in words", "zoo/mdm", kind="mdm_smpl", network={"pos_embed_max_len": "soon"}),
     Case("no schedule", train(), ["schedule None"], lambda d: d.json(CONFIG, schedule=None)),
     shape("an unknown key of the shape", "depth", depth=3),
     shape("wider than its weights", "size mismatch", latent_dim=32),
@@ -116,8 +123,7 @@ NOT_A_NUMBER = weights("NaN in the weights", spoil(LAYER, float("nan")), LAYER)
     shape("heads that do not divide", "zoo/mdm", num_heads=3),
     shape("no heads", "zoo/mdm", num_heads=0),
     shape("features in words", "zoo/mdm", features="many"),
-    shape("features missing", "features", features=None),
-    shape("features of another format", "(251,)", features=251),
+    shape("features of another format", "size mismatch", "251", features=251),
     shape("a negative width", "zoo/mdm", latent_dim=-16),
     shape("a position table in words", "zoo/mdm", pos_embed_max_len="long"),
     shape("another text width", "size mismatch", text_dim=32),
