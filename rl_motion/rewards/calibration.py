@@ -2,7 +2,7 @@
 
 Rewards come in their own units: cosines, nats, metres. With a calibration a job's weights compare like with like:
 each reward counts as (value - mean) / std, both measured before training. The file says which model, weights and
-policy it was measured with, and is refused with any other.
+policy it was measured with, and on which prompts, and is refused with any other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from rl_motion.tracking.files import read_whole, write_atomic
 
 _AGAIN = "measure again: rl-motion calibrate JOB --out FILE"
 _MAX_BYTES = 1_000_000
+PROMPTS = "prompts"
+"""The role of the prompts among the hashes."""
 
 
 class Spread(BaseModel):
@@ -33,7 +35,7 @@ class Spread(BaseModel):
 
 
 class Calibration(BaseModel):
-    """The file. `rewards` by name; `weights_sha256` by role, as a run's manifest has them.
+    """The file. `rewards` by name; `weights_sha256` by role, as a run's manifest has them, with that of the prompts.
 
     `prompts_per_unit` is kept because a contrastive reward depends on it, `policy` because the base model's
     motions do.
@@ -107,10 +109,10 @@ def refuse_other(calibration: Calibration, job: Job, weights_sha256: Mapping[str
     Args:
         calibration: as read.
         job: that wants to use it.
-        weights_sha256: of the job's model, rewards and text encoders, by role.
+        weights_sha256: of the job's model, rewards, text encoders and prompts, by role.
 
     Raises:
-        UserError: another model, other weights, another policy, or a reward that it lacks.
+        UserError: another model, other weights or prompts, another policy, or a reward that it lacks.
     """
     missing = [reward.name for reward in job.rewards if reward.name not in calibration.rewards]
     if missing:
@@ -121,8 +123,8 @@ def refuse_other(calibration: Calibration, job: Job, weights_sha256: Mapping[str
     roles = [role for role, value in weights_sha256.items() if calibration.weights_sha256.get(role) != value]
     if roles:
         raise UserError(
-            f"calibration: got {job.calibration}, measured with model {calibration.model!r} and other weights "
-            f"({', '.join(sorted(roles))}); want {job.model.name!r} with the job's rewards; {_AGAIN}"
+            f"calibration: got {job.calibration}, measured with model {calibration.model!r} and other inputs "
+            f"({', '.join(sorted(roles))}); want {job.model.name!r} with the job's rewards and prompts; {_AGAIN}"
         )
     got = _settings(calibration.policy, calibration.prompts_per_unit)
     want = _settings(job.policy, job.train.prompts_per_unit)

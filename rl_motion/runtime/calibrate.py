@@ -9,7 +9,7 @@ import torch
 
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
-from rl_motion.rewards.calibration import Calibration, spreads
+from rl_motion.rewards.calibration import PROMPTS, Calibration, spreads
 from rl_motion.rewards.of_job import read_files
 from rl_motion.runtime import frontend
 from rl_motion.types import Unit
@@ -29,13 +29,14 @@ def calibrate(job: Job, motions: int) -> Calibration:
     job = job.model_copy(update={"calibration": None})
     workshop.check(job)
     files = read_files(job)
-    weights = workshop.weights(job) | files.sha256
+    pool = frontend.pool_of(job)
+    weights = workshop.weights(job) | files.sha256 | {PROMPTS: pool.sha256}
     torch.set_num_threads(job.runtime.threads)
     policy, decode = workshop.policy(job), workshop.decoder(job)
     score = workshop.carrying(files).rewards(job)
     values: dict[str, list[float]] = {}
     with torch.no_grad():
-        for unit in _units(frontend.pool_of(job), job, motions):
+        for unit in _units(pool, job, motions):
             for name, reward_B in score(decode(policy.rollout(unit)), unit).rewards.items():
                 values.setdefault(name, []).extend(reward_B.double().tolist())
     return Calibration(

@@ -17,11 +17,11 @@ from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken,
 from rl_motion.policies.of_job import check_policy
 from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
-from rl_motion.rewards.calibration import refuse_other
+from rl_motion.rewards.calibration import PROMPTS, refuse_other
 from rl_motion.rewards.combine import check_names
 from rl_motion.rewards.kind import forms
 from rl_motion.rewards.of_job import kinds, read_files
-from rl_motion.runtime.build import build_algorithm
+from rl_motion.runtime.build import build_algorithm, build_pool
 from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
 
@@ -174,7 +174,8 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
                 "compares a unit's prompts; change one of them"
             )
     if files.calibration is not None:
-        refuse_other(files.calibration, job, weights_sha256(job) | files.plugins_sha256)
+        inputs = weights_sha256(job) | files.plugins_sha256 | {PROMPTS: build_pool(job).sha256}
+        refuse_other(files.calibration, job, inputs)
     return all(known[reward.name].differentiable for reward in job.rewards)
 
 

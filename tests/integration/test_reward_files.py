@@ -220,13 +220,13 @@ def test_a_calibration_of_another_model_is_refused_before_anything_starts(
     refused(train(with_rewards(job, "jerk", "foot_skate"), tmp_path / "out"), "without ['foot_skate']")
     refused(train(job, tmp_path / "out", "--set", "policy.steps=5"), "policy.steps: got 4, want 5")
     Path("my_reward.py").write_text(f"{PLUGIN}# changed\n")
-    refused(train(job, tmp_path / "out"), f"other weights (reward.{NEAR})")
+    refused(train(job, tmp_path / "out"), f"other inputs (reward.{NEAR})")
     Path("my_reward.py").write_text(PLUGIN)
     weights = own / "model.safetensors"
     tensors = load(weights.read_bytes())
     weights.unlink()  # a new file: the old one may still be mapped into memory
     weights.write_bytes(save(tensors | {"std_D": tensors["std_D"] * 1.01}))
-    refused(train(job, tmp_path / "out"), "c.json", "other weights (model)")
+    refused(train(job, tmp_path / "out"), "c.json", "other inputs (model)")
     assert not (tmp_path / "out").exists()
 
 

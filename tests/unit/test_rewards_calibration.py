@@ -108,8 +108,9 @@ def test_control_a_calibration_of_this_job_is_accepted():
 @pytest.mark.parametrize(
     ("changes", "weights", "words"),
     [
-        ({}, {"model": "zz"}, r"other weights \(model\)"),
-        ({}, {"reward.tmr": "zz"}, r"other weights \(reward.tmr\)"),
+        ({}, {"model": "zz"}, r"other inputs \(model\)"),
+        ({}, {"prompts": "zz"}, r"other inputs \(prompts\); want .*prompts"),
+        ({}, {"reward.tmr": "zz"}, r"other inputs \(reward.tmr\)"),
         ({"rewards": [{"name": "float"}]}, {}, r"without \['float'\]"),
         ({"policy": {"guidance_scale": 2.5}}, {}, "policy.guidance_scale: got 1.0, want 2.5"),
         ({"train": {"prompts_per_unit": 4}}, {}, "train.prompts_per_unit: got 8, want 4"),

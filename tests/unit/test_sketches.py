@@ -398,7 +398,7 @@ def easytune_job(**algorithm: object) -> Job:
 
 
 def test_a_setting_that_the_algorithm_does_not_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that it reads is not, nor one that is given as it is by default; and what DDPO reads are keys that there are."""
+    """One that it reads is not, nor one that is given as it is by default; DDPO reads no key that there is not."""
     monkeypatch.setitem(ALGORITHMS, "easytune", EasyTune)
     for settings in ({"inner_epochs": 2}, {"clip_range": AlgorithmConfig().clip_range}):
         check_parts(easytune_job(name="easytune", **settings))

@@ -248,7 +248,7 @@ def calibration(case: str, *says: str, content: str | bytes | None = None, **cha
 
 
 @table(
-    calibration("other weights", "other weights (model"),
+    calibration("other weights", "other inputs (model"),
     calibration("empty", content=""),
     calibration("binary", content=bytes(range(256))),
     calibration("cut short", content='{"format": 1, "mod'),
