@@ -55,12 +55,11 @@ def _same_inputs(folder: Path) -> bool:
     return rests_on in (None, (build_pool(job).sha256, find_weights(job)))
 
 
-def _run(seed: int, model: str, out: Path, sets: list[str]) -> Path:
-    """One run's folder, with its report: made, resumed, or found.
+def _command(seed: int, model: str, out: Path, sets: list[str]) -> tuple[Path, list[str]]:
+    """One run's folder, and the words that make it or go on with it.
 
     Raises:
         UserError: the folder holds a run of another job.
-        RuntimeError: the run failed; its log says why.
     """
     name = f"{model}-seed{seed}"
     folder, wanted = out / name, _sets(name, model, sets)
@@ -72,8 +71,17 @@ def _run(seed: int, model: str, out: Path, sets: list[str]) -> Path:
         if not _same_inputs(folder):
             raise UserError(f"got {folder}, a run on other prompts or weights; want these; choose another --out")
         words = ["resume", str(folder)]
+    return folder, words
+
+
+def _run(folder: Path, words: list[str]) -> Path:
+    """The folder, with its report: made, resumed, or found.
+
+    Raises:
+        RuntimeError: the run failed; its log says why.
+    """
     if not (folder / "report.json").is_file():
-        log, started = out / f"{name}.log", time.time()
+        name, log, started = folder.name, folder.with_name(f"{folder.name}.log"), time.time()
         typer.echo(f"{name}: {words[0]}, log in {log}")
         with log.open("ab") as file:
             ended = subprocess.run(
@@ -139,8 +147,9 @@ def main(
         raise typer.Exit(2)
     out.mkdir(parents=True, exist_ok=True)
     try:
+        commands = [_command(seed, model, out, sets or []) for seed, model in RUNS[family]]
         with ThreadPoolExecutor(parallel) as pool:
-            folders = list(pool.map(lambda run: _run(run[0], run[1], out, sets or []), RUNS[family]))
+            folders = list(pool.map(lambda command: _run(*command), commands))
     except (UserError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None

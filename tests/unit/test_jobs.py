@@ -78,10 +78,10 @@ def test_a_run_on_other_prompts_or_weights_is_not_counted(other, root, tmp_path,
     commit = SimpleNamespace(manifest=SimpleNamespace(**manifest | ({other: "another"} if other else {})))
     monkeypatch.setattr(gap, "Commits", lambda *_: SimpleNamespace(newest=lambda: commit))
     if other is None:  # control: the same inputs are found again
-        assert gap._run(seed, base, tmp_path, []) == folder
+        assert gap._run(*gap._command(seed, base, tmp_path, [])) == folder
         return
     with pytest.raises(UserError, match="a run on other prompts or weights"):
-        gap._run(seed, base, tmp_path, [])
+        gap._command(seed, base, tmp_path, [])
 
 
 def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
