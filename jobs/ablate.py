@@ -21,6 +21,8 @@ import typer
 
 from rl_motion.config import UserError
 
+_FEW = f"prompts.sources={{{Path(__file__).resolve().with_name('few.txt')}: 1}}"
+"""96 captions of target/train: 80 iterations draw each 20 times, where all captions come once at most."""
 TABLES: dict[str, dict[str, list[str]]] = {
     "settings": {
         "as the demo": [],
@@ -42,6 +44,15 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "KL target 5e-6": ["algorithm.kl_target=5e-6"],
         "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
         "EMA 0.95": ["train.ema_decay=0.95"],
+    },
+    "tracker": {
+        "few prompts, group": [_FEW],
+        "few prompts, running": [
+            _FEW,
+            "algorithm.advantages=running",
+            "algorithm.advantage_min_count=16",
+            "algorithm.advantage_buffer_size=64",
+        ],
     },
     "landing": {
         "frozen, last timestep, first 2 transitions": [],

@@ -12,9 +12,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
+from rl_motion.config.load import load_job
 from rl_motion.runtime import frontend
+from rl_motion.runtime.build import Workshop, check_job
 from tests import fakes
-from tests.fakes import real_job, result
+from tests.fakes import learn, real_job, result
 
 
 @pytest.mark.slow
@@ -78,3 +80,21 @@ def test_metrics_are_json(model: Path, tmp_path: Path, monkeypatch: pytest.Monke
     wanted = {"reward/total", "reward/near", "policy/kl", "policy/clip_fraction", "time/rollout_s", "reward/count"}
     assert wanted <= rows[0].keys()
     assert rows[0]["policy/kl"] == 0.0 < rows[1]["policy/kl"]
+
+
+@pytest.mark.parametrize("base", ["mdm-embedded", "t2m-unet-embedded"])
+def test_the_longer_job_runs_with_another_network_by_one_changed_key(base: str) -> None:
+    """The packaged weights and reward, in units of two prompts; the audit of the first iteration passes."""
+    small = [
+        "iterations=2",
+        "prompts_per_iteration=4",
+        "prompts_per_unit=2",
+        "units_per_step=1",
+        "samples_per_prompt=2",
+    ]
+    job = load_job("first-light", [f"model.name={base}", *(f"train.{setting}" for setting in small)])
+    check_job(job)
+    first, second = learn(job, Workshop())
+    assert first["learner/updates"] == second["learner/updates"] == 2.0
+    assert 0.0 < first["policy/kl"] < second["policy/kl"] < 1e-3
+    assert first["reward/total"] > 0.3
