@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import re
-import shlex
 import socket
 import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from typer._click.exceptions import NoArgsIsHelpError, UsageError
-from typer.core import TyperGroup
 
-from rl_motion.config.errors import RunFault, UserError
+from rl_motion.cli_guard import Commands, guarded
+from rl_motion.cli_jobs import jobs, submit
+from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
     from rl_motion.runtime.frontend import Outcome
-
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE}
-"""What only whoever runs the command can mend: no room, no right to write, too many open files."""
-
-_SETTING = re.compile(r"((?:--?[\w-]+=)?\w[\w.-]*=).+", re.DOTALL)
-"""`a.b=c`, alone or after `--set=`."""
-_URI = re.compile(r"@|://")
-
-
-class Commands(TyperGroup):
-    """Typer's, whose mistakes on the command line end as all others do: got, want, do, exit code 2."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Parse and run; ends the process in standalone mode."""
-        standalone_mode = extra.pop("standalone_mode", True)
-        try:
-            code = super().main(*args, **{**extra, "standalone_mode": False})
-        except NoArgsIsHelpError as error:
-            error.show()
-            code = error.exit_code
-        except UsageError as error:
-            if not standalone_mode:
-                raise
-            command = error.ctx.command_path if error.ctx else "rl-motion"
-            usage = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else f"{command} COMMAND"
-            words = extra.get("args") or (args and args[0]) or sys.argv[1:]
-            typed = shlex.join(_without_values(word) for word in words)
-            typed = typed if len(typed) <= 200 else f"{typed[:197]}..."
-            said = error.format_message()
-            for word in words:
-                said = said.replace(word, _without_values(word)) if "=" in word or _URI.search(word) else said
-            said = said.rstrip(".")[:500]
-            _complain(UserError(f"got `{typed}`: {said}; want {usage}; see `{command} --help`"))
-            code = error.exit_code
-        if standalone_mode:
-            sys.exit(code)
-        return code
-
 
 app = typer.Typer(
     name="rl-motion",
@@ -90,7 +46,7 @@ def demo(out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption =
 @app.command()
 def train(job: JobArgument, out: OutOption = _RUNS, overrides: SetOption = None, seed: SeedOption = None) -> None:
     """Run a job: train, evaluate, report."""
-    with _guarded():
+    with guarded():
         from rl_motion.config.load import load_job
 
         resolved = load_job(job, overrides or [], seed)
@@ -105,7 +61,7 @@ def resume(
     overrides: SetOption = None,
 ) -> None:
     """Go on with a run that was interrupted, bit for bit; `--set train.iterations=N` makes it longer."""
-    with _guarded():
+    with guarded():
         from rl_motion.runtime import frontend
 
         _conclude(frontend.resume(run, overrides or [], _stdout()))
@@ -122,7 +78,7 @@ def sample(  # noqa: PLR0913, PLR0917 - options
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
 ) -> None:
     """Sample motions and write a page of moving skeletons, with their joints as a NumPy file beside it."""
-    with _guarded():
+    with guarded():
         from rl_motion.prompts.pool import make_prompt
         from rl_motion.runtime import sampling
 
@@ -146,7 +102,7 @@ def calibrate(
     seed: SeedOption = None,
 ) -> None:
     """Measure how a job's rewards spread on its base model's motions; `calibration: FILE.json` in the job uses it."""
-    with _guarded():
+    with guarded():
         from rl_motion.config.load import load_job
 
         if out.suffix != ".json":
@@ -164,7 +120,7 @@ def calibrate(
 @app.command()
 def config(job: JobArgument, overrides: SetOption = None, seed: SeedOption = None) -> None:
     """Print the resolved job: every key with its value."""
-    with _guarded():
+    with guarded():
         from rl_motion.config.load import dump_job, load_job
         from rl_motion.tracking.mlflow_tracker import check_uri
 
@@ -179,7 +135,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
 ) -> None:
     """Open MLflow's pages on the runs in DIR, for this machine alone."""
-    with _guarded():
+    with guarded():
         database = out.resolve() / "mlflow.db"
         if not database.is_file():
             raise UserError(
@@ -193,6 +149,10 @@ def ui(
         artifacts = ["--default-artifact-root", (out.resolve() / "mlartifacts").as_uri()]
         where = ["--host", "127.0.0.1", "--port", str(port)]
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where])
+
+
+app.command()(submit)
+app.add_typer(jobs)
 
 
 def main() -> None:
@@ -226,47 +186,6 @@ def _where_tracked(outcome: Outcome) -> Iterator[str]:
         yield f"MLflow:  {uri}"
 
 
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Ends that people can act on: 2 for their mistakes, 1 for faults, 130 for Ctrl-C."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.WARNING)
-    logger = logging.getLogger("rl_motion")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    except UserError as error:
-        _fail(error, 2)
-    except RunFault as error:
-        _fail(error, 1)
-    except KeyboardInterrupt as error:
-        _fail(error, 130)
-    except BrokenPipeError:  # `rl-motion config demo | head`: typer ends it quietly
-        raise
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
-            _crash(error)
-        mistake = UserError(
-            f"got {error.strerror!r} at {error.filename or 'a file that was written'}; want room and the right to read "
-            "and write there; make both, or choose another place"
-        )
-        for note in getattr(error, "__notes__", []):
-            mistake.add_note(note)
-        _fail(mistake, 2)
-    except Exception as error:
-        _crash(error)
-    finally:
-        logger.removeHandler(handler)
-
-
-def _without_values(word: str) -> str:
-    """A word of a command line that may be repeated: no value of a setting and no URI, which may hold a password."""
-    shown = _SETTING.sub(r"\1...", word)
-    return "..." if _URI.search(shown) else shown
-
-
 def _refuse_taken(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -277,23 +196,6 @@ def _refuse_taken(port: int) -> None:
                 f"got --port {port}, which cannot be used ({error.strerror}); want a free one; choose another, or end "
                 "what listens there"
             ) from None
-
-
-def _crash(error: Exception) -> NoReturn:
-    typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    raise typer.Exit(1) from None
-
-
-def _fail(error: BaseException, code: int) -> NoReturn:
-    _complain(error)
-    raise typer.Exit(code) from None
-
-
-def _complain(error: BaseException) -> None:
-    first = "interrupted" if isinstance(error, KeyboardInterrupt) else f"error: {error}"
-    text = "\n".join([first, *getattr(error, "__notes__", [])])
-    # What a file or an exception holds must not reach the terminal as an escape.
-    typer.echo("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), err=True)
 
 
 def _say(*lines: str) -> None:

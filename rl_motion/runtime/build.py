@@ -27,6 +27,8 @@ Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
 Scorer = Callable[[Motions, Unit], Scored]
 """Every reward of a unit's motions, and their weighted sum."""
+SPLIT = re.compile(r"(source|target)/(train|val|test)")
+"""A prompt source that is part of the embedded world; all others are text files."""
 _SPLITS = ("source/train", "target/train")
 
 
@@ -197,7 +199,7 @@ def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
 
 
 def _prompts(source: str, default_length: int) -> list[Prompt]:
-    split = re.fullmatch(r"(source|target)/(train|val|test)", source)
+    split = SPLIT.fullmatch(source)
     if split is None:
         return read_prompts(source, default_length, _SPLITS)
     if split[2] != "train":

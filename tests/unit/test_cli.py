@@ -153,7 +153,7 @@ def test_config_prints_the_whole_tree(tmp_path: Path) -> None:
     assert invoke("config", copy).output == printed.output
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["submit"], ["jobs"], ["jobs", "logs"]])
 def test_help_is_quick_and_loads_nothing_slow(command: list[str]) -> None:
     code = (
         "import sys\nfrom rl_motion.cli import app\n"

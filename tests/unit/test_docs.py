@@ -18,7 +18,13 @@ DOCUMENTS = sorted(
 )
 CLI = "import sys; from rl_motion.cli import main; sys.argv[0] = 'rl-motion'; sys.exit(main())"
 UNCHECKED = {"cd", "export", "git", "python3", "source"}  # the shell's own and git: true on every machine
+ELSEWHERE = {"docker", "kubectl", "scancel"}  # what a cluster has: the files that they name are checked
 RAY = {
+    ("dashboard",),
+    ("down",),
+    ("get-auth-token", "--generate"),
+    ("rsync-down",),
+    ("up",),
     ("job", "submit"),
     ("job", "status"),
     ("job", "logs"),
@@ -112,6 +118,12 @@ def complaint(command: str) -> str | None:
     while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     program, arguments = (Path(words[0]).name, words[1:]) if words else ("", [])
+    gone = [word for word in arguments if re.match(r"(clusters|docker)/", word) and not (ROOT / word).is_file()]
+    if gone:
+        return f"no file {gone[0]}"
+    if program == "sbatch":
+        script = next((place for place, word in enumerate(arguments) if word.endswith(".sbatch")), None)
+        return "no script" if script is None else complaint_rl_motion(arguments[script + 1 :])
     if program == "rl-motion":
         return complaint_rl_motion(arguments)
     if program == "make":
@@ -121,7 +133,8 @@ def complaint(command: str) -> str | None:
         return None if any(tuple(arguments[: len(known)]) == known for known in RAY) else "not a command of ray"
     if program == "python":
         return complaint_script(arguments)
-    return None if program in UNCHECKED else f"want make, rl-motion, ray, python or one of {sorted(UNCHECKED)}"
+    known = UNCHECKED | ELSEWHERE
+    return None if program in known else f"want make, rl-motion, ray, python, sbatch or one of {sorted(known)}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -136,6 +149,12 @@ def test_the_documents_are_found() -> None:
 def test_the_readmes_commands_exist() -> None:
     found = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert {"make demo", "make test"} <= set(found)
+    assert {command: why for command in found if (why := complaint(command))} == {}
+
+
+def test_the_operators_commands_exist() -> None:
+    found = commands((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
+    assert {Path(shlex.split(command)[0]).name for command in found} >= {"rl-motion", "ray", "sbatch", "kubectl"}
     assert {command: why for command in found if (why := complaint(command))} == {}
 
 
@@ -166,6 +185,11 @@ def test_commands_are_read_as_a_shell_reads_them() -> None:
         "python jobs/ablate.py --no-such-option",
         "python -c 1",
         "no-such-program",
+        "kubectl apply -f clusters/kuberay/no-such-file.yaml",
+        "docker build -f docker/Dockerfile.no-such .",
+        "sbatch clusters/slurm/rl-motion.sbatch no-such-command",
+        "sbatch demo",
+        "rl-motion jobs no-such-command",
     ],
 )
 def test_commands_that_do_not_exist_are_seen(command: str) -> None:
