@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.config import Job, ScheduleConfig, UserError
 from rl_motion.models import zoo
-from rl_motion.models.denoiser import MotionSpace
+from rl_motion.models.denoiser import MotionDenoiser, MotionSpace
 from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
@@ -21,7 +24,9 @@ from rl_motion.models.zoo import (
     network_shape,
     save_checkpoint,
 )
-from rl_motion.types import Motions, Normalisation, Representation
+from rl_motion.policies.of_job import decode
+from rl_motion.runtime.build import build_policy, check_job
+from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 
 TEXTS = ["a person walks", "someone kicks with the left leg"]
 GOT_WANT_DO = r"(?s)^got .*; want .*; \w+ .*"
@@ -288,3 +293,73 @@ def test_the_packaged_files_are_small_and_hold_no_pickle():
     files = [p for p in ZOO.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 16 * 2**20
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".txt", ".yaml"}
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Of a network whose latent is one frame of 8 numbers, and whose motion has 263 features."""
+
+    features: int = 8
+    max_frames: int = 48
+    mask_frames: bool = False
+
+
+class LatentNetwork(nn.Module):
+    adapter_targets: ClassVar = {"mlp": ("layer",)}
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.layer = nn.Linear(config.features, config.features)
+
+    def forward(self, x_BFD, t_B, condition, length_B):
+        return self.layer(x_BFD)
+
+
+class LatentFace(MotionDenoiser):
+    def __init__(self, network, schedule, *, space, text_encoder, prediction_type="sample"):
+        super().__init__(network, schedule, space, prediction_type)
+
+    @classmethod
+    def motion_features(cls, shape):
+        return 263
+
+    @classmethod
+    def canvas_of(cls, shape):
+        return 1
+
+    def encode_text(self, texts):
+        return torch.zeros(len(texts), 1)
+
+    def null_condition(self, batch):
+        return torch.zeros(batch, 1)
+
+    def decode(self, x_BFD, length_B):
+        frames_BFD = x_BFD.mean(dim=2, keepdim=True).expand(-1, int(length_B.max()), 263)
+        return super().decode(frames_BFD, length_B)
+
+
+def test_a_latent_model_is_a_line_in_the_registry(models, tmp_path, monkeypatch):
+    """Statistics of its motion, a canvas of its latents: loaded and sampled as any other, for any length."""
+    monkeypatch.setitem(zoo.DENOISERS, "latent", (LatentNetwork, LatentShape, LatentFace))
+    shutil.copytree(models, tmp_path / "zoo")
+    space = MotionSpace(torch.randn(263), torch.rand(263) + 0.1)
+    config = CheckpointConfig(
+        kind="latent", network=asdict(LatentShape()), text_encoder="text", schedule=ScheduleConfig()
+    )
+    save_checkpoint(tmp_path / "zoo" / "latent", LatentNetwork(LatentShape()), config, space)
+    job = Job.model_validate({
+        "name": "x", "model": {"name": str(tmp_path / "zoo" / "latent")}, "adapter": {"targets": ["mlp"]},
+        "rewards": [{"name": "jerk"}], "tracking": {"mlflow_uri": None},
+    })  # fmt: skip
+    check_job(job)
+    policy = build_policy(job)
+    prompts = tuple(Prompt(text, text, length) for text, length in (("a walk", 12), ("a jump", 20)))
+    trajectory = policy.rollout(Unit(seed=0, iteration=0, index=0, prompts=prompts, samples_per_prompt=2))
+    assert trajectory.sample.shape == (4, 1, 8)
+    motions = decode(load_denoiser(job.model.name), trajectory)
+    assert motions.features_BFD.shape == (4, 20, 263)
+    assert torch.equal(motions.features_BFD[0, 12:], torch.zeros(8, 263))
+    save_checkpoint(tmp_path / "zoo" / "latent", LatentNetwork(LatentShape()), config, MotionSpace(*torch.ones(2, 8)))
+    with pytest.raises(UserError, match=r"does not load .*263"):  # control: statistics of the latent
+        load_denoiser(job.model.name)
