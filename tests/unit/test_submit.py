@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
-from rl_motion.config import UserError
+from rl_motion.config import Job, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime import frontend, job_server, submit
 from tests import fakes
@@ -324,6 +324,16 @@ def test_a_job_is_checked_before_anybody_is_asked(client: Client, monkeypatch: p
     for arguments in (["nowhere.yaml"], ["toy.yaml", "--set", "train.iteratoins=3"], ["toy.yaml", "--env", "NOT_SET"]):
         assert invoke("submit", *arguments).exit_code == 2
     assert client.sent == []
+
+
+def test_a_job_that_train_would_refuse_is_refused_here(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(job: Job) -> None:
+        raise UserError("got toys; want models; choose one")
+
+    monkeypatch.setattr(frontend, "MEANS", replace(fakes.MEANS, workshop=replace(fakes.WORKSHOP, check=refuse)))
+    ended = invoke("submit", "toy.yaml")
+    assert (ended.exit_code, client.sent) == (2, [])
+    assert "got toys" in ended.stderr
 
 
 def test_paths_of_the_cluster_alone_are_checked_there(client: Client) -> None:
