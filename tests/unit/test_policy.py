@@ -288,12 +288,20 @@ def test_a_base_policy_needs_no_adapter() -> None:
 @pytest.mark.parametrize(
     ("timesteps", "config", "words"),
     [
-        (50, PolicyConfig(steps=60), "different noise levels"),
-        (100, PolicyConfig(steps=29), "different noise levels"),  # arange's rounding gives 30 timesteps
-        (50, PolicyConfig(steps=50, last_step="stop"), "different noise levels"),  # visits timestep 0 already
+        (50, PolicyConfig(steps=60), r"timesteps \[49, 48, 47, 46, 46, .* want 60 different timesteps"),
+        (100, PolicyConfig(steps=29), r"9, 6, 2\] of 100 .* want 29"),  # arange gives one more
+        (
+            50,
+            PolicyConfig(steps=50, last_step="stop"),
+            r"2, 1, 0\] of 50 and lands at sigma 0.0418",
+        ),  # which is timestep 0
         (50, PolicyConfig(steps=1), "no stochastic transition"),
-        (50, PolicyConfig(spacing="karras"), "different timesteps"),  # [49, 48, 48, 48, ...]
-        (50, PolicyConfig(landing=0.3), "another landing"),  # noisier than the call before it
+        (50, PolicyConfig(spacing="karras"), r"\[49, 48, 48, 48, 48, 47"),
+        (
+            50,
+            PolicyConfig(landing=0.3),
+            "lands at sigma 0.3; .* fall to the landing",
+        ),  # noisier than the call before it
     ],
 )
 def test_settings_without_valid_levels_are_refused(timesteps: int, config: PolicyConfig, words: str) -> None:
