@@ -238,7 +238,8 @@ def make_client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.ERROR)
+        if type(handler).__module__.startswith("ray."):  # others may be anybody's
+            handler.setLevel(logging.ERROR)
     hidden = {name: os.environ.pop(name) for name in _ADDRESSES if name in os.environ}
     try:
         return JobSubmissionClient(address)
