@@ -205,6 +205,35 @@ class RuntimeConfig(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """Torch threads of every worker, the same on both backends."""
     keep_commits: Million = 2
+    max_rollout_workers: Workers | None = None
+    """On Ray, let a controller choose between `rollout_workers` and this many, from what it measures; it says why."""
+    max_reward_workers: Workers | None = None
+    deadline_s: PositiveFloat = 900.0
+    """A worker that takes longer over one call counts as hung: it is ended, and its work goes to another."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: an iteration is sampled with the newest adapter. async: with the one of `staleness` updates before, while
+    the learner works; this changes the numbers, and they are the same for any number of workers all the same."""
+    staleness: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @property
+    def lag(self) -> int:
+        """Updates between the adapter that samples an iteration and the one that learns from it."""
+        return self.staleness if self.mode == "async" else 0
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RuntimeConfig:
+        for least, name in ((self.rollout_workers, "max_rollout_workers"), (self.reward_workers, "max_reward_workers")):
+            most = getattr(self, name)
+            if most is not None and most < least:
+                raise ValueError(
+                    f"got {name}={most} and {name.removeprefix('max_')}={least}; want a maximum that is no smaller; "
+                    "raise it or leave it out"
+                )
+        if self.backend == "local" and (self.max_rollout_workers or self.max_reward_workers):
+            raise ValueError(
+                "got a maximum of workers with backend=local, which is one process; want backend=ray; change one"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
-from rl_motion.config import Job
+from rl_motion.config import Job, UserError
+from rl_motion.runtime.backend import Rollouts
 from rl_motion.runtime.build import Workshop
-from rl_motion.runtime.workers import Learned, LearnerWorker, RewardWorker, RolloutWorker, Snapshot
-from rl_motion.types import Scored, Trajectory, Unit
+from rl_motion.runtime.status import PoolStatus, Role, Status
+from rl_motion.runtime.workers import Behaviour, Learned, LearnerWorker, RewardWorker, RolloutWorker, Snapshot
+from rl_motion.types import Unit
+
+_ROLES: tuple[Role, ...] = ("rollout", "reward", "learner")
 
 
 class LocalBackend:
@@ -20,6 +24,9 @@ class LocalBackend:
         self._rollout = RolloutWorker(job, workshop)
         self._reward = RewardWorker(job, workshop)
         self._learner = LearnerWorker(job, workshop)
+        self._seconds: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
 
     def start(self) -> Snapshot:
         """Make everything; the untrained starting point."""
@@ -31,17 +38,47 @@ class LocalBackend:
         """Put the learner back to a commit's version and state."""
         return self._learner.restore(version, state)
 
-    def rollout(self, units: Sequence[Unit], snapshot: Snapshot) -> list[Trajectory]:
-        """Sample every unit with this adapter."""
-        return [self._rollout.sample(snapshot.version, snapshot.sha256, snapshot.adapter, unit) for unit in units]
+    def ask(self, units: Sequence[Unit], behaviour: Behaviour) -> Callable[[], Rollouts]:
+        """Sample and score them when the answer is asked for."""
+        return lambda: self._collect(units, behaviour)
 
-    def score(self, trajectories: list[Trajectory]) -> list[Scored]:
-        """Rewards of every trajectory, in the same order."""
-        return [self._reward.score(trajectory) for trajectory in trajectories]
+    def learn(self, rollouts: Rollouts) -> Learned:
+        """One update from all of them."""
+        started = time.perf_counter()
+        totals = [scored.total_B for scored in rollouts.scored]
+        learned = self._learner.learn(rollouts.behaviour, totals, *rollouts.trajectories)
+        self._count("learner", time.perf_counter() - started, sum(unit.batch for unit in rollouts.units))
+        return learned
 
-    def learn(self, trajectories: list[Trajectory], rewards: Sequence[Tensor]) -> Learned:
-        """One update from all of them and their total rewards [B]."""
-        return self._learner.learn(rewards, *trajectories)
+    def scale(self, role: Role, workers: int, reason: str) -> None:
+        """Refused: there is one process."""
+        raise UserError(
+            f"got {workers} {role} workers for a run in one process; want runtime.backend=ray; end the run and resume it "
+            "with --set runtime.backend=ray"
+        )
+
+    def status(self) -> Status:
+        """One idle worker of each kind, and what was done."""
+        pools = tuple(
+            PoolStatus(role, 1, 1, 0, 0, 0, self._calls[role], self._rows[role], self._seconds[role], None, 0.0)
+            for role in _ROLES
+        )
+        return Status(pools, 0, 0, 0.0, {}, 0, 0, ())
 
     def close(self) -> None:
         """Nothing to let go."""
+
+    def _collect(self, units: Sequence[Unit], behaviour: Behaviour) -> Rollouts:
+        started = time.perf_counter()
+        trajectories = [self._rollout.sample(behaviour, unit) for unit in units]
+        sampled = time.perf_counter()
+        scored = [self._reward.score(trajectory) for trajectory in trajectories]
+        seconds = {"rollout": sampled - started, "reward": time.perf_counter() - sampled}
+        for role, spent in seconds.items():
+            self._count(role, spent, sum(unit.batch for unit in units), len(units))
+        return Rollouts(units, behaviour, trajectories, scored, {}, seconds)
+
+    def _count(self, role: str, seconds: float, rows: int, calls: int = 1) -> None:
+        self._seconds[role] += seconds
+        self._calls[role] += calls
+        self._rows[role] += rows

@@ -1,4 +1,4 @@
-"""The loop. Everything else in this package is how its five lines come to be true.
+"""The loop. Everything else in this package is how its lines come to be true.
 
 prompts -> rollout -> rewards -> learner -> commit
   pool      workers    workers    adapter    one manifest, then tracking
@@ -7,34 +7,71 @@ prompts -> rollout -> rewards -> learner -> commit
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
-from rl_motion.runtime.backend import Backend
-from rl_motion.runtime.workers import Snapshot
+from rl_motion.runtime.backend import Backend, Rollouts
+from rl_motion.runtime.ledger import Ledger
+from rl_motion.runtime.workers import Behaviour, Snapshot
 from rl_motion.types import Metrics, Scored
 
-Record = Callable[[int, Snapshot, Metrics], None]
-"""Makes an iteration durable: (iteration, the learner after it, its metrics)."""
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run between two iterations: all that the next ones depend on.
+
+    older: the adapters, oldest first, that units still in flight are sampled with, beside the snapshot's own; empty
+    where every unit is sampled with the newest.
+    """
+
+    snapshot: Snapshot
+    ledger: Ledger = field(default_factory=Ledger)
+    older: Sequence[Behaviour] = ()
 
 
-def train(job: Job, pool: PromptPool, backend: Backend, snapshot: Snapshot, record: Record) -> Snapshot:
-    """Iterate from where `snapshot` stands to the job's last iteration; returns the learner after it."""
+Record = Callable[[int, State, Metrics], None]
+"""Makes an iteration durable: (iteration, the run after it, its metrics)."""
+
+
+def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Record) -> State:
+    """Iterate from where `state` stands to the job's last iteration; returns the run after it.
+
+    Iteration i is sampled with the adapter of i - lag updates (the first one, where there were fewer), always exactly
+    that one: units of `lag` iterations are in flight while the learner works, and no number depends on who was faster.
+    """
+    lag = job.runtime.lag
+    snapshot, ledger, adapters = state.snapshot, state.ledger, deque([*state.older, state.snapshot.behaviour], lag + 1)
+    waiting: deque[Callable[[], Rollouts]] = deque()
     for iteration in range(snapshot.version, job.train.iterations):
         clock = Clock()
-        units = pool.draw(iteration, job.train)
-        trajectories = backend.rollout(units, snapshot)
-        clock.lap("rollout")
-        scored = backend.score(trajectories)
-        clock.lap("reward")
-        learned = backend.learn(trajectories, [unit.total_B for unit in scored])
+        while len(waiting) <= lag and iteration + len(waiting) < job.train.iterations:
+            ahead = iteration + len(waiting)
+            units = ledger.without_set_aside(pool.draw(ahead, job.train), lag)
+            waiting.append(backend.ask(units, _of_version(adapters, ahead - lag)))
+        rollouts = waiting.popleft()()
+        clock.lap("wait")
+        learned = backend.learn(rollouts)
         clock.lap("learner")
+        ledger.count(rollouts.units)
+        ledger.put_aside(iteration, rollouts.set_aside)
         snapshot = learned.snapshot
-        record(iteration, snapshot, reward_metrics(scored) | learned.metrics | clock.laps)
-    return snapshot
+        adapters.append(snapshot.behaviour)
+        metrics = reward_metrics(rollouts.scored) | learned.metrics | clock.laps
+        metrics |= {f"time/{stage}_s": seconds for stage, seconds in rollouts.seconds.items()}
+        metrics["policy/staleness"] = float(iteration - rollouts.behaviour.version)
+        metrics["prompts/set_aside"] = float(len(ledger.set_aside))
+        state = State(snapshot, ledger, list(adapters)[:-1])
+        record(iteration, state, metrics)
+    return state
+
+
+def _of_version(adapters: Sequence[Behaviour], version: int) -> Behaviour:
+    return next(adapter for adapter in adapters if adapter.version == max(version, 0))
 
 
 def reward_metrics(scored: Sequence[Scored]) -> Metrics:

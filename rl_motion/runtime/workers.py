@@ -47,6 +47,15 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class Behaviour:
+    """The adapter that units are sampled with: its version, its checksum, and the safetensors file that workers load."""
+
+    version: int
+    sha256: str
+    adapter: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A learner between two iterations, as bytes: nobody but a worker needs to know what is in them.
 
@@ -61,6 +70,11 @@ class Snapshot:
     state: bytes
     files: Mapping[str, bytes]
     environment: Environment
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What rollout workers need of it."""
+        return Behaviour(self.version, self.sha256, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +119,34 @@ class RolloutWorker(Worker):
         _ = self.policy
         return self.environment()
 
-    def sample(self, version: int, sha256: str, adapter: bytes, unit: Unit) -> Trajectory:
+    def sample(self, behaviour: Behaviour, unit: Unit) -> Trajectory:
         """The unit's trajectory under this adapter.
 
         Raises:
             RunFault: the adapter that arrived is not the one announced.
         """
-        if self._loaded != (version, sha256):
+        wanted = (behaviour.version, behaviour.sha256)
+        if self._loaded != wanted:
             self._loaded = None
-            state = safetensors.load(adapter)
-            if adapter_checksum(state) != sha256:
-                raise RunFault(
-                    f"got an adapter that differs from version {version} ({sha256[:12]}) on its way to a "
-                    "rollout worker; "
-                    "resume the run"
-                )
-            self.policy.load_adapter_state(state)
-            self._loaded = (version, sha256)
+            self.policy.load_adapter_state(verified(behaviour))
+            self._loaded = wanted
         with torch.no_grad():
-            return self.policy.rollout(unit, policy_version=version)
+            return self.policy.rollout(unit, policy_version=behaviour.version)
+
+
+def verified(behaviour: Behaviour) -> dict[str, Tensor]:
+    """The adapter's tensors.
+
+    Raises:
+        RunFault: they are not the ones announced.
+    """
+    state = safetensors.load(behaviour.adapter)
+    if adapter_checksum(state) != behaviour.sha256:
+        raise RunFault(
+            f"got an adapter that differs from version {behaviour.version} ({behaviour.sha256[:12]}) on its way to a "
+            "worker; resume the run"
+        )
+    return state
 
 
 class RewardWorker(Worker):
