@@ -19,7 +19,6 @@ from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
-from rl_motion.runtime.workers import Snapshot
 from rl_motion.types import Metrics, Prompt
 
 Report = Mapping[str, Any]
@@ -134,11 +133,11 @@ def _train(held: run.Run, console: Console) -> RewardFiles:
         held.begin(snapshot)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
-            def record(iteration: int, after: Snapshot, metrics: Metrics) -> None:
-                held.record(iteration, after, metrics)
+            def record(iteration: int, after: loop.State, metrics: Metrics) -> None:
+                held.record(iteration, after.snapshot, metrics)
                 watch.show(iteration, metrics)
 
-            loop.train(job, pool, backend, snapshot, record)
+            loop.train(job, pool, backend, loop.State(snapshot), record)
     return files
 
 
