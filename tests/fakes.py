@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,12 +132,16 @@ class TinyPolicy:
             raise KeyboardInterrupt
         if kind == "crash" and unit.index == 1:
             die_once(Path(where))
+        if kind == "slow":
+            time.sleep(float(where))
         if kind == "poison" and any(prompt.text.endswith(f" {where}") for prompt in unit.prompts):
             os._exit(1)
 
     def _misbehave_in_replay(self, unit: Unit) -> float:
         """The factor of the log-probs: 1, or NaN."""
         kind, _, where = self._mishap.partition("=")
+        if kind == "slow":
+            time.sleep(float(where) / 4)
         if unit.iteration != 1:
             return 1.0
         if kind == "crash_learner" and unit.index == 2:
@@ -164,6 +169,9 @@ def decoder(job: Job) -> Decoder:
 
 def rewards(job: Job) -> Scorer:
     def score(motions: Motions, unit: Unit) -> Scored:
+        kind, _, where = job.model.name.partition(":")[2].partition("=")
+        if kind == "slow":
+            time.sleep(float(where) / 2)
         near_B = -(motions.features_BFD - 0.8).square().mean(dim=(1, 2))
         return Scored(unit.index, {"near": near_B}, near_B)
 
