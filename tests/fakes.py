@@ -2,8 +2,8 @@
 
 Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
 `toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:bug` raises in every rollout,
-`toy:interrupt=N` is Ctrl-C in iteration N, `toy:poison=N` ends
-every process that samples prompt N. In the second update, `toy:crash_learner=FILE` ends the process once,
+`toy:interrupt=N` is Ctrl-C in iteration N, `toy:poison=N` ends every process that samples prompt N, `toy:slow=S` takes
+S seconds for every unit. In the second update, `toy:crash_learner=FILE` ends the process once,
 `toy:bug_learner=N` raises and `toy:nan=N` gives NaN in unit N, and `toy:drift=FILE` moves the adapter, once.
 """
 

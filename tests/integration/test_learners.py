@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault
-from rl_motion.runtime import frontend, run
+from rl_motion.runtime import frontend, ray_learners, run
 from rl_motion.runtime.pool import SystemFault
 from tests import fakes
 from tests.fakes import real_job, result, rows, toy_job
