@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rl_motion.config import Job
 from rl_motion.runtime.build import Workshop
-from rl_motion.runtime.workers import Learned, LearnerWorker, RewardWorker, RolloutWorker, Snapshot
+from rl_motion.runtime.reward_metrics import warn_of_rewards
+from rl_motion.runtime.workers import Learned, LearnerWorker, RewardWorker, RolloutWorker, Snapshot, warned
 from rl_motion.types import Scored, Trajectory, Unit
 
 
@@ -37,11 +38,13 @@ class LocalBackend:
 
     def score(self, trajectories: list[Trajectory]) -> list[Scored]:
         """Rewards of every trajectory, in the same order."""
-        return [self._reward.score(trajectory) for trajectory in trajectories]
+        scored = [self._reward.score(trajectory) for trajectory in trajectories]
+        warn_of_rewards(scored, [trajectory.unit for trajectory in trajectories])
+        return scored
 
     def learn(self, trajectories: list[Trajectory], rewards: Sequence[Tensor]) -> Learned:
         """One update from all of them and their total rewards [B]."""
-        return self._learner.learn(rewards, *trajectories)
+        return warned(self._learner.learn(rewards, *trajectories))
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -7,15 +7,14 @@ prompts -> rollout -> rewards -> learner -> commit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-
-import torch
+from collections.abc import Callable
 
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.runtime.backend import Backend
+from rl_motion.runtime.reward_metrics import reward_metrics
 from rl_motion.runtime.workers import Snapshot
-from rl_motion.types import Metrics, Scored
+from rl_motion.types import Metrics
 
 Record = Callable[[int, Snapshot, Metrics], None]
 """Makes an iteration durable: (iteration, the learner after it, its metrics)."""
@@ -35,18 +34,6 @@ def train(job: Job, pool: PromptPool, backend: Backend, snapshot: Snapshot, reco
         snapshot = learned.snapshot
         record(iteration, snapshot, reward_metrics(scored) | learned.metrics | clock.laps)
     return snapshot
-
-
-def reward_metrics(scored: Sequence[Scored]) -> Metrics:
-    """Means over all rows of the iteration: the total, its spread, every reward by name, and their count."""
-    total_N = torch.cat([unit.total_B for unit in scored]).double()
-    names = scored[0].rewards
-    means = {f"reward/{n}": torch.cat([u.rewards[n] for u in scored]).double().mean().item() for n in names}
-    return means | {
-        "reward/total": total_N.mean().item(),
-        "reward/total_std": total_N.std(correction=0).item(),
-        "reward/count": float(len(total_N)),
-    }
 
 
 class Clock:

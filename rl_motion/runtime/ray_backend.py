@@ -30,6 +30,7 @@ from rl_motion.config import Job, RunFault
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.cluster import connect
 from rl_motion.runtime.ray_calls import ATTEMPTS, SystemFault, all_of, any_of, get, given_up, resources
+from rl_motion.runtime.reward_metrics import warn_of_rewards
 from rl_motion.runtime.workers import (
     Environment,
     Learned,
@@ -37,6 +38,7 @@ from rl_motion.runtime.workers import (
     RewardWorker,
     RolloutWorker,
     Snapshot,
+    warned,
 )
 from rl_motion.types import Scored, Trajectory, Unit
 
@@ -177,9 +179,12 @@ class RayBackend:
         for _ in range(ATTEMPTS):
             calls: list[Call] = [_scoring(held) for held in trajectories]
             try:
-                return [scored for scored, _ in _scatter(self._reward, calls)]
+                scored = [result for result, _ in _scatter(self._reward, calls)]
             except SystemFault as fault:
                 self._sample_again(trajectories, fault)
+            else:
+                warn_of_rewards(scored, [held.unit for held in trajectories])
+                return scored
         raise given_up("scoring")
 
     def learn(self, trajectories: list[Held], rewards: Sequence[Tensor]) -> Learned:
@@ -199,7 +204,7 @@ class RayBackend:
                     actor.restore.remote(self._kept.version, self._kept.state)
             else:
                 self._keep(learned.snapshot)
-                return learned
+                return warned(learned)
         raise given_up(f"the update ({cause})") from cause
 
     def close(self) -> None:

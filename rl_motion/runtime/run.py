@@ -208,7 +208,8 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
 def identity(job: Job) -> dict[str, Any]:
     """What a run's numbers depend on, by dotted name: all but names, places, amounts of work and records."""
     tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
-    del tree["train"]["iterations"]
+    for amount in ("iterations", "max_skipped_steps"):
+        del tree["train"][amount]
     return flatten(tree)
 
 

@@ -9,6 +9,7 @@ Legend: B rows of a unit.
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from rl_motion.algorithms import ADVANTAGES
+from rl_motion.algorithms import estimate
 from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
 from rl_motion.learner.rounds import Rounds, together
@@ -31,6 +32,8 @@ from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit, UnitG
 
 _ADVANTAGES = "advantages/"
 """Before the names of what the advantages remember, in a learner's state."""
+
+_log = logging.getLogger(__name__)
 
 Turn = tuple[str | None, list[UnitGradient]]
 """A learner's part of a round: None and its own gradients; or, once the update is over, the SHA-256 of its state."""
@@ -65,10 +68,18 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a learner's step returns."""
+    """What a learner's step returns; `skipped` has a line for every optimiser step that was not made."""
 
     snapshot: Snapshot
     metrics: Metrics
+    skipped: Sequence[str]
+
+
+def warned(learned: Learned) -> Learned:
+    """The same; says in this process's log what was skipped."""
+    for line in learned.skipped:
+        _log.warning("%s", line)
+    return learned
 
 
 class Worker:
@@ -190,7 +201,7 @@ class LearnerWorker(Worker):
             trajectories: those of this learner's own units, all made with the present adapter.
 
         Raises:
-            RunFault: a trajectory was made with another adapter, or a reward is not finite.
+            RunFault: a trajectory was made with another adapter.
         """
         self._give_up()
         self._rounds = self._update(units, rewards, trajectories)
@@ -200,7 +211,7 @@ class LearnerWorker(Worker):
         """Take the optimiser step that all learners' gradients make, then the next turn.
 
         Raises:
-            RunFault: a loss or gradient is not finite; the update is undone.
+            RunFault: too many steps were skipped in a row, as something was not finite; the update is undone.
         """
         if self._rounds is None:
             raise ValueError("got a round of no update; want one under way; call begin first")
@@ -211,7 +222,7 @@ class LearnerWorker(Worker):
 
     def learned(self) -> Learned:
         """What the last update came to."""
-        return Learned(self._snapshot(), self._metrics)
+        return Learned(self._snapshot(), self._metrics, tuple(self.training.learner.skipped))
 
     def _update(self, units: Sequence[Unit], rewards: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Rounds:
         present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
@@ -223,7 +234,6 @@ class LearnerWorker(Worker):
                     f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
                     "resume the run"
                 )
-        estimate = ADVANTAGES[self._job.algorithm.advantages]
         estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)
         found = dict(zip((unit.index for unit in units), zip(estimated, rewards, strict=True), strict=True))
         own = [Experience(trajectory, *found[trajectory.unit.index]) for trajectory in trajectories]
