@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
@@ -254,9 +255,16 @@ class LearnerWorker(Worker):
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()
-        with tempfile.TemporaryDirectory() as folder:
-            self.training.save_adapter(Path(folder))
-            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                self.training.save_adapter(Path(folder))
+                files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        except (OSError, SafetensorError) as error:
+            raise RunFault(
+                f"got {getattr(error, 'strerror', None) or error} where a learner writes its adapter for a moment "
+                f"({tempfile.gettempdir()}); want room and the right to write there; make both, or set TMPDIR, and "
+                "resume the run"
+            ) from error
         return Snapshot(
             version=self._version,
             sha256=adapter_checksum(adapter),
