@@ -35,8 +35,9 @@ _SPLITS = ("source/train", "target/train")
 class LearnerLike(Protocol):
     """What the runtime asks of a learner."""
 
-    skipped: list[str]
-    """Of the last update, a line for every optimiser step that was skipped."""
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Of the last update, a line for every optimiser step that was skipped."""
 
     def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
         """One update from an iteration's units, of which it computes its own; audits before its first."""
