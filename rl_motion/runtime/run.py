@@ -19,6 +19,7 @@ from typing import Any
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest
+from rl_motion.runtime.run_log import RunLog
 from rl_motion.runtime.workers import Snapshot
 from rl_motion.tracking.files import missing_folders, remove_empty, write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
@@ -135,8 +136,11 @@ class Run:
             metrics=row,
         )
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
-        self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
-        self.iterations = snapshot.version
+        try:
+            self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+        finally:  # whole, where only what follows the commit failed
+            if self._commits.has(snapshot.version):
+                self.iterations = snapshot.version
 
     def _mlflow_settings(self, uri: str) -> MlflowSettings:
         out = self.folder.resolve().parent
@@ -208,7 +212,8 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
 def identity(job: Job) -> dict[str, Any]:
     """What a run's numbers depend on, by dotted name: all but names, places, amounts of work and records."""
     tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
-    del tree["train"]["iterations"]
+    for amount in ("iterations", "max_skipped_steps"):
+        del tree["train"][amount]
     return flatten(tree)
 
 
@@ -279,8 +284,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
     (folder / "logs").mkdir(exist_ok=True)
     descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    handler = logging.FileHandler(folder / "logs" / "run.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RunLog(folder / "logs" / "run.log")
     logger = logging.getLogger("rl_motion")
     try:
         try:
