@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +99,39 @@ def test_the_controller_grows_the_pool_that_is_slow_and_says_why(
     job = eight_units("toy:slow=0.1", backend="ray", max_rollout_workers=3)
     result(steered(job, tmp_path, monkeypatch, steer))
     assert any(text.startswith("rollout workers 1 -> ") and "units of 0.1" in text for text in said), said
+
+
+def test_workers_leave_a_node_that_drains_before_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cloud that takes back a spot machine announces it: no call fails, and the node is empty in time."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        old = cluster.add_node(num_cpus=2, resources={"rollout": 2})
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        seen: list[set[str]] = []
+
+        def steer(backend: Any, iteration: int, metrics: Metrics) -> None:
+            if iteration == 2:
+                new = cluster.add_node(num_cpus=2, resources={"rollout": 2})
+                command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
+                command += ["--node-id", old.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+                command += ["--reason-message", "spot", "--deadline-remaining-seconds", "60"]
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
+                deadline = time.monotonic() + 45
+                while {m.node for m in backend._flow.pools["rollout"].members} != {new.node_id}:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+                cluster.remove_node(old, allow_graceful=False)
+            seen.append({event.text for event in backend.status().events})
+            assert not backend.status().retries
+
+        moved = steered(eight_units(backend="ray", rollout_workers=2), tmp_path, monkeypatch, steer)
+        assert any("leaves its node, which drains" in text for text in seen[-1])
+        assert result(moved) == result(steered(eight_units(), tmp_path, monkeypatch, lambda *_: None))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
