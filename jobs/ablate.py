@@ -45,6 +45,12 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "gradient clip 1e-3": ["train.max_grad_norm=1e-3"],
         "EMA 0.95": ["train.ema_decay=0.95"],
     },
+    "staleness": {
+        "synchronous": [],
+        "1 update old": ["runtime.mode=async", "runtime.staleness=1"],
+        "4 updates old": ["runtime.mode=async", "runtime.staleness=4"],
+        "16 updates old": ["runtime.mode=async", "runtime.staleness=16"],
+    },
     "tracker": {
         "few prompts, group": [_FEW],
         "few prompts, running": [
@@ -77,13 +83,14 @@ def _train(settings: list[str], seed: int) -> dict[str, Any]:
     from rl_motion.evaluation.statistics import bootstrap_mean, paired_difference
     from rl_motion.runtime.build import Workshop, build_pool
     from rl_motion.runtime.local import LocalBackend
-    from rl_motion.runtime.loop import train
+    from rl_motion.runtime.loop import State, train
     from rl_motion.runtime.sampling import load_policy
 
     job = load_job("demo", [*settings, "evaluation.prompts=128", "runtime.threads=1"], seed)
     torch.set_num_threads(1)
     backend, history, started = LocalBackend(job, Workshop()), [], time.time()
-    last = train(job, build_pool(job), backend, backend.start(), lambda _i, _s, metrics: history.append(metrics))
+    begun = State(backend.start())
+    last = train(job, build_pool(job), backend, begun, lambda _i, _s, metrics: history.append(metrics)).snapshot
     minutes = (time.time() - started) / 60
     with tempfile.TemporaryDirectory() as folder:
         for file, content in last.files.items():
@@ -100,8 +107,9 @@ def _train(settings: list[str], seed: int) -> dict[str, Any]:
         row[f"{split} diversity"] = sum(r.diversity or 0 for r in after) / sum(r.diversity or 0 for r in before)
     late = history[-LATE:]
     for metric in [m for m in late[0] if m.startswith(("policy/kl", "policy/clip_fraction", "policy/gradient_share"))]:
-        row[metric] = sum(m[metric] for m in late) / len(late)
-    row["reward"] = [m["reward/total"] for m in history]
+        having = [m[metric] for m in late if metric in m]  # an iteration whose steps were all skipped has none
+        row[metric] = sum(having) / len(having)
+    row["reward"] = [m.get("reward/total") for m in history]
     return row
 
 
