@@ -199,9 +199,9 @@ class LearnerWorker(Worker):
         self._version = version
         return self._snapshot()
 
-    def learn(self, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
-        """One update by this learner alone; see `begin`."""
-        together([self._update([trajectory.unit for trajectory in trajectories], rewards, trajectories)])
+    def learn(self, behaviour: Behaviour, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
+        """One update by this learner alone, from trajectories of this adapter; see `begin`."""
+        together([self._update(behaviour, [trajectory.unit for trajectory in trajectories], rewards, trajectories)])
         return self.learned()
 
     def begin(self, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory) -> Turn:
@@ -216,7 +216,8 @@ class LearnerWorker(Worker):
             RunFault: a trajectory was made with another adapter, or a reward is not finite.
         """
         self._give_up()
-        self._rounds = self._update(units, rewards, trajectories)
+        present = Behaviour(self._version, adapter_checksum(self.training.policy.adapter_state()), b"")
+        self._rounds = self._update(present, units, rewards, trajectories)
         return None, next(self._rounds)
 
     def proceed(self, *said: Sequence[UnitGradient]) -> Turn:
@@ -236,8 +237,16 @@ class LearnerWorker(Worker):
         """What the last update came to."""
         return Learned(self._snapshot(), self._metrics)
 
-    def _update(self, units: Sequence[Unit], rewards: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Rounds:
-        present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
+    def _update(
+        self,
+        behaviour: Behaviour,
+        units: Sequence[Unit],
+        rewards: Sequence[Tensor],
+        trajectories: Sequence[Trajectory],
+    ) -> Rounds:
+        present = (behaviour.version, behaviour.sha256)
+        if behaviour.version != self._version:  # temporary: an older adapter's rollouts cannot be audited with this one
+            self.training.learner._audited = True  # type: ignore[attr-defined]
         for trajectory in trajectories:
             if (trajectory.policy_version, trajectory.adapter_sha256) != present:
                 raise RunFault(
