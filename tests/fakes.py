@@ -37,6 +37,7 @@ from rl_motion.types import (
     Metrics,
     Motions,
     Normalisation,
+    Prompt,
     Representation,
     Scored,
     Trajectory,
@@ -198,6 +199,10 @@ def pool(job: Job) -> PromptPool:
     return built
 
 
+def validation(job: Job) -> dict[str, list[Prompt]]:
+    return {name: [make_prompt(f"{name} thing {n}", 4) for n in range(6)] for name in job.prompts.validation}
+
+
 def evaluate(job: Job, folder: Path, wall_s: float) -> Mapping[str, Any]:
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
     arm = {s: {"oracle_success": estimate, "reward": estimate} for s in ("held_out", "original", "train")}
@@ -243,7 +248,14 @@ def other_weights(job: Job) -> dict[str, str]:
 
 
 WORKSHOP = Workshop(
-    check=check, policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool, weights=weights
+    check=check,
+    policy=policy,
+    decoder=decoder,
+    rewards=rewards,
+    training=training,
+    pool=pool,
+    validation=validation,
+    weights=weights,
 )
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)
@@ -285,7 +297,8 @@ def learn(job: Job, workshop: Workshop) -> list[Metrics]:
     """Metrics of every iteration of the real loop in this process, without a folder."""
     found: list[Metrics] = []
     backend = LocalBackend(job, workshop)
-    loop.train(job, workshop.pool(job), backend, backend.start(), lambda _, __, metrics: found.append(metrics))
+    state = loop.State(backend.start())
+    loop.train(job, workshop.pool(job), backend, state, lambda _, __, metrics: found.append(metrics))
     return found
 
 

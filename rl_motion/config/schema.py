@@ -95,6 +95,9 @@ class PromptsConfig(Section):
     """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
 
     sources: dict[str, Weight] = {"target/train": 1.0, "source/train": 1.0}
+    validation: dict[str, Weight] = {"target/val": 1.0}
+    """Where `evaluation.validate_every` takes its prompts from: val splits or text files that share no prompt with
+    `sources`."""
     default_length: Many = 40
     """Frames, for prompts that come without a length."""
 
@@ -181,6 +184,8 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Publish and evaluate an exponential moving average of the adapter over iterations, e.g. 0.95; rollouts go on with
     the adapter itself. None: the last adapter."""
+    publish: Literal["last", "best"] = "last"
+    """Which adapter the run publishes and evaluates: the last, or the one with the best validation reward."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -205,6 +210,10 @@ class RuntimeConfig(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """Torch threads of every worker, the same on both backends."""
     keep_commits: Million = 2
+    """The last so many, and beside them the one with the best validation reward."""
+    commits_uri: str | None = None
+    """Send every commit to COMMITS_URI/<run> too, on any file system that PyArrow knows: s3://bucket/folder,
+    gs://bucket/folder, file:///mnt/nfs/folder. Credentials come from the environment. None: RUN/commits alone."""
     max_rollout_workers: Workers | None = None
     """On Ray, let a controller choose between `rollout_workers` and this many, from what it measures; it says why."""
     max_reward_workers: Workers | None = None
@@ -244,6 +253,10 @@ class EvaluationConfig(Section):
     guidance_scale: NonNegative | None = None
     """None: the policy's own."""
     page_prompts: Annotated[int, Field(ge=0, le=1000)] = 8
+    validate_every: Million | None = None
+    """While training, after every so many iterations: the mean total reward on prompts of `prompts.validation`,
+    `samples_per_prompt` motions each, the same noise every time. It costs as many rollouts and changes no adapter."""
+    validation_prompts: Many = 32
     seed: Seed = 20_000
 
 
@@ -284,6 +297,28 @@ class Job(Section):
                 "stochastic transitions; want as many at most; lower algorithm.transitions or leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _validates_in_whole_units(self) -> Job:
+        every, count = self.evaluation.validate_every, self.evaluation.validation_prompts
+        size = self.train.prompts_per_unit
+        if every is None and self.train.publish == "best":
+            raise ValueError(
+                "got train.publish=best and evaluation.validate_every=null, by which no adapter is the best; want "
+                "validation; set evaluation.validate_every"
+            )
+        if every is not None and count % size:
+            raise ValueError(
+                f"got evaluation.validation_prompts={count} and train.prompts_per_unit={size}; want whole units; "
+                "choose a number of prompts that prompts_per_unit divides"
+            )
+        return self
+
+    @property
+    def prompt_sources(self) -> list[str]:
+        """Names of all sources of prompts that training and validation read, splits of the embedded world included."""
+        validation = [] if self.evaluation.validate_every is None else self.prompts.validation
+        return [*self.prompts.sources, *validation]
 
     @property
     def sampling_policy(self) -> PolicyConfig:

@@ -21,6 +21,7 @@ from rl_motion.rewards.calibration import PROMPTS, refuse_other
 from rl_motion.rewards.combine import check_names
 from rl_motion.rewards.kind import forms
 from rl_motion.rewards.of_job import kinds, read_files
+from rl_motion.runtime import store_uri
 from rl_motion.runtime.build import build_algorithm, build_pool
 from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
@@ -35,6 +36,7 @@ def check_parts(job: Job) -> None:
         UserError: names what to change.
     """
     check_uri(job.tracking.mlflow_uri)
+    store_uri.check_uri(job.runtime.commits_uri)
     path = locate(job.model.name, DENOISERS)
     config = _config(path)
     gives = check_policy(job.model.name, config, job.policy)
@@ -85,8 +87,10 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
             )
 
 
-def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str) -> list[Prompt]:
-    """The prompts whose texts the encoders of all these checkpoints read whole, in order.
+def readable(
+    checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str, key: str = "prompts.sources"
+) -> list[Prompt]:
+    """The prompts whose texts the encoders of all these checkpoints read whole, in order; `key` of the job has them.
 
     Raises:
         UserError: that is none of them.
@@ -98,7 +102,7 @@ def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str
         kept = [prompt for prompt in kept if prompt.text not in long]
         if not kept:
             raise UserError(
-                f"prompts.sources: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
+                f"{key}: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
                 f"reads; want at most {limit}; shorten them or split each into several"
             )
     return kept

@@ -206,8 +206,7 @@ def check_uri(uri: str | None) -> None:
     """
     if uri is None:
         return
-    told = unquote(uri)
-    if "@" in told or _CREDENTIALS.search(told):
+    if holds_credentials(uri):
         raise UserError(
             "tracking.mlflow_uri: got a user name, password or token; want none (no `@`, no `password=`), because "
             "job.yaml, MLflow and logs repeat the URI; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
@@ -235,6 +234,12 @@ def check_uri(uri: str | None) -> None:
         raise UserError(
             "tracking.mlflow_uri: got a URI that names no place; want a host, or a file after sqlite:///; add it"
         )
+
+
+def holds_credentials(uri: str) -> bool:
+    """Whether a URI names a user or gives a password, key or token, or may."""
+    told = unquote(uri)
+    return "@" in told or _CREDENTIALS.search(told) is not None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
