@@ -299,18 +299,11 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
-    def _validates_in_whole_units(self) -> Job:
-        every, count = self.evaluation.validate_every, self.evaluation.validation_prompts
-        size = self.train.prompts_per_unit
-        if every is None and self.train.publish == "best":
+    def _knows_the_best(self) -> Job:
+        if self.evaluation.validate_every is None and self.train.publish == "best":
             raise ValueError(
                 "got train.publish=best and evaluation.validate_every=null, by which no adapter is the best; want "
                 "validation; set evaluation.validate_every"
-            )
-        if every is not None and count % size:
-            raise ValueError(
-                f"got evaluation.validation_prompts={count} and train.prompts_per_unit={size}; want whole units; "
-                "choose a number of prompts that prompts_per_unit divides"
             )
         return self
 

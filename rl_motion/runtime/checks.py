@@ -171,16 +171,25 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
                 f"rewards: got {name!r} with train.prompts_per_unit={job.train.prompts_per_unit}; want at least 2, as "
                 "it compares a unit's prompts; raise it, or choose 'tmr'"
             )
-        if known[name].contrasts and job.evaluation.prompts % job.train.prompts_per_unit == 1:
-            raise UserError(
-                f"rewards: got {name!r} with evaluation.prompts={job.evaluation.prompts} in units of "
-                f"{job.train.prompts_per_unit} (train.prompts_per_unit), which leaves one alone; want none, as it "
-                "compares a unit's prompts; change one of them"
-            )
+        for key, count in _examined(job).items():
+            if known[name].contrasts and count % job.train.prompts_per_unit == 1:
+                raise UserError(
+                    f"rewards: got {name!r} with evaluation.{key}={count} in units of {job.train.prompts_per_unit} "
+                    "(train.prompts_per_unit), which leaves one alone; want none, as it compares a unit's prompts; "
+                    "change one of them"
+                )
     if files.calibration is not None:
         inputs = weights_sha256(job) | files.plugins_sha256 | {PROMPTS: build_pool(job).sha256}
         refuse_other(files.calibration, job, inputs)
     return all(known[reward.name].differentiable for reward in job.rewards)
+
+
+def _examined(job: Job) -> dict[str, int]:
+    """How many prompts evaluation takes, and validation where there is any, by key of `evaluation`."""
+    counts = {"prompts": job.evaluation.prompts}
+    if job.evaluation.validate_every is not None:
+        counts["validation_prompts"] = job.evaluation.validation_prompts
+    return counts
 
 
 def _config(path: Path) -> CheckpointConfig:
