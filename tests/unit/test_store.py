@@ -240,7 +240,14 @@ def test_names_from_a_store_never_escape(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    [None, "s3://b", "s3://b/f/g", "gs://b/f", "file:///mnt/nfs", "s3://b/f?endpoint_override=h:9000&scheme=http&region=x"],
+    [
+        None,
+        "s3://b",
+        "s3://b/f/g",
+        "gs://b/f",
+        "file:///mnt/nfs",
+        "s3://b/f?endpoint_override=h:9000&scheme=http&region=x",
+    ],
 )
 def test_uris_that_are_taken(uri: str | None) -> None:
     check_uri(uri)
