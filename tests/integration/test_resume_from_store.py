@@ -118,7 +118,7 @@ def test_a_store_that_fails_ends_the_run_and_is_caught_up_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(stores.Store, "_put", away)
-        with pytest.raises(RunFault, match="got no answer from file:.*NETWORK_CONNECTION") as caught:
+        with pytest.raises(RunFault, match=r"got no answer from file:.*NETWORK_CONNECTION") as caught:
             frontend.start(job_in(folder), tmp_path / "runs", QUIET)
     run = tmp_path / "runs" / "toy"
     assert caught.value.__notes__ == [

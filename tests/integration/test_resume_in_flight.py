@@ -1,4 +1,4 @@
-"""A resumed run asks for the units that were in flight again, with the adapters they had; what was set aside stays so."""
+"""A resumed run asks again for the units that were in flight, with the adapters they had; set aside stays set aside."""
 
 from __future__ import annotations
 

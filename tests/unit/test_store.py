@@ -278,7 +278,7 @@ def test_uris_that_are_refused(uri: str, words: str) -> None:
 
 
 def test_a_bucket_or_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is not mounted is not filled beside the mount; a bucket's name that is mistyped is no minute's wait."""
+    """A disk that is not mounted is not filled beside the mount; a mistyped bucket costs no minute of tries."""
     with pytest.raises(UserError, match="is no bucket or folder"):
         open_store((tmp_path / "mnt").as_uri(), "demo")
     with s3(monkeypatch) as uri, pytest.raises(UserError, match="'rums' is no bucket"):
