@@ -186,6 +186,9 @@ class TrainConfig(Section):
     the adapter itself. None: the last adapter."""
     publish: Literal["last", "best"] = "last"
     """Which adapter the run publishes and evaluates: the last, or the one with the best validation reward."""
+    max_skipped_steps: Million = 10
+    """An optimiser step with a reward, loss, gradient or metric that is not finite is skipped; so many in a row end the
+    run. Changes no number: a resumed run may have another."""
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -154,6 +154,7 @@ class Commits:
         """Commit atomically, then drop what is neither among the last `keep` nor the best.
 
         Raises:
+            OSError: no room, or no right to write; there is a whole commit or nothing of it.
             ValueError: `files` are not exactly what the manifest says.
         """
         text = seal(manifest, files)
@@ -162,11 +163,15 @@ class Commits:
         for stale in (*self._folder.glob(f"{_TEMPORARY}*"), target):
             if stale.is_dir():
                 shutil.rmtree(stale)
-        for name, content in {**files, MANIFEST: text}.items():
-            write_synced(temporary / name, content)
-        for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
-            sync_folder(folder)
-        temporary.rename(target)
+        try:
+            for name, content in {**files, MANIFEST: text}.items():
+                write_synced(temporary / name, content)
+            for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
+                sync_folder(folder)
+            temporary.rename(target)
+        except BaseException:  # Ctrl-C too; on a full disk its room is what the adapter needs
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         sync_folder(self._folder)
         for old in surplus(self.iterations(), self._keep, manifest.best):
             shutil.rmtree(self._path(old))

@@ -15,6 +15,7 @@ from rl_motion.config.load import load_job
 from rl_motion.runtime import resuming
 from rl_motion.runtime.commit import Commits
 from rl_motion.runtime.run import Run
+from rl_motion.runtime.run_log import RunLog
 from rl_motion.runtime.store import Store, open_store
 from rl_motion.runtime.store_uri import run_in
 from rl_motion.tracking.files import missing_folders, remove_empty, sync_folder, write_synced
@@ -163,8 +164,7 @@ def _held(folder: Path) -> Iterator[None]:
     """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
     (folder / "logs").mkdir(exist_ok=True)
     descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    handler = logging.FileHandler(folder / "logs" / "run.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RunLog(folder / "logs" / "run.log")
     logger = logging.getLogger("rl_motion")
     try:
         try:

@@ -20,6 +20,7 @@ _FREE = {
     "runtime.": "speed only",
     "tracking.": "records only",
     "train.iterations": "how far it goes",
+    "train.max_skipped_steps": "when it gives up",
     "train.publish": "which adapter is published",
 }
 """Settings, or their beginnings, that a resume may change, and what they change instead of the run's numbers. The first

@@ -208,8 +208,11 @@ class Run:
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
         in_flight = {behaviour_file(older.version): older.adapter for older in state.older}
         files = {LEARNER_FILE: snapshot.state, LEDGER_FILE: state.ledger.to_bytes(), **adapter, **in_flight}
-        self._commits.write(manifest, files)
-        self.iterations = snapshot.version
+        try:
+            self._commits.write(manifest, files)
+        finally:  # whole, where only what follows the commit failed
+            if snapshot.version in self._commits.iterations():
+                self.iterations = snapshot.version
         return Commit(manifest, files)
 
     def _kept(self) -> list[Commit]:

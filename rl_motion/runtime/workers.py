@@ -9,6 +9,7 @@ Legend: B rows of a unit.
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from rl_motion.algorithms import ADVANTAGES
+from rl_motion.algorithms import estimate
 from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
 from rl_motion.learner.rounds import Rounds, together
@@ -31,6 +33,8 @@ from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit, UnitG
 
 _ADVANTAGES = "advantages/"
 """Before the names of what the advantages remember, in a learner's state."""
+
+_log = logging.getLogger(__name__)
 
 Turn = tuple[str | None, list[UnitGradient]]
 """A learner's part of a round: None and its own gradients; or, once the update is over, the SHA-256 of its state."""
@@ -48,7 +52,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The adapter that units are sampled with: its version, its checksum, and the safetensors file that workers load."""
+    """The adapter that units are sampled with: version, checksum, and the safetensors file that workers load."""
 
     version: int
     sha256: str
@@ -79,10 +83,18 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a learner's step returns."""
+    """What a learner's step returns; `skipped` has a line for every optimiser step that was not made."""
 
     snapshot: Snapshot
     metrics: Metrics
+    skipped: Sequence[str]
+
+
+def warned(learned: Learned) -> Learned:
+    """The same; says in this process's log what was skipped."""
+    for line in learned.skipped:
+        _log.warning("%s", line)
+    return learned
 
 
 class Worker:
@@ -200,31 +212,34 @@ class LearnerWorker(Worker):
         return self._snapshot()
 
     def learn(self, behaviour: Behaviour, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
-        """One update by this learner alone, from trajectories of this adapter; see `begin`."""
+        """One update by this learner alone; see `begin`."""
         together([self._update(behaviour, [trajectory.unit for trajectory in trajectories], rewards, trajectories)])
         return self.learned()
 
-    def begin(self, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory) -> Turn:
+    def begin(
+        self, behaviour: Behaviour, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory
+    ) -> Turn:
         """Begin an update that is shared with other learners; one that was left in the middle is undone.
 
         Args:
+            behaviour: the adapter that made the trajectories: the present one, or one of at most `runtime.lag` updates
+                before. Ratios are against it, whose log-probs the trajectories hold.
             units: the iteration's, in order.
             rewards: total reward [B] of each unit's rows.
-            trajectories: those of this learner's own units, all made with the present adapter.
+            trajectories: those of this learner's own units.
 
         Raises:
-            RunFault: a trajectory was made with another adapter, or a reward is not finite.
+            RunFault: a trajectory was made with another adapter, or one that is too old.
         """
         self._give_up()
-        present = Behaviour(self._version, adapter_checksum(self.training.policy.adapter_state()), b"")
-        self._rounds = self._update(present, units, rewards, trajectories)
+        self._rounds = self._update(behaviour, units, rewards, trajectories)
         return None, next(self._rounds)
 
     def proceed(self, *said: Sequence[UnitGradient]) -> Turn:
         """Take the optimiser step that all learners' gradients make, then the next turn.
 
         Raises:
-            RunFault: a loss or gradient is not finite; the update is undone.
+            RunFault: too many steps were skipped in a row, as something was not finite; the update is undone.
         """
         if self._rounds is None:
             raise ValueError("got a round of no update; want one under way; call begin first")
@@ -235,7 +250,7 @@ class LearnerWorker(Worker):
 
     def learned(self) -> Learned:
         """What the last update came to."""
-        return Learned(self._snapshot(), self._metrics)
+        return Learned(self._snapshot(), self._metrics, tuple(self.training.learner.skipped))
 
     def _update(
         self,
@@ -244,22 +259,24 @@ class LearnerWorker(Worker):
         rewards: Sequence[Tensor],
         trajectories: Sequence[Trajectory],
     ) -> Rounds:
-        present = (behaviour.version, behaviour.sha256)
-        if behaviour.version != self._version:  # temporary: an older adapter's rollouts cannot be audited with this one
-            self.training.learner._audited = True  # type: ignore[attr-defined]
+        present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
+        want, stale = (behaviour.version, behaviour.sha256), self._version - behaviour.version
+        if (stale == 0 and want != present) or not 0 <= stale <= self._job.runtime.lag:
+            raise RunFault(
+                f"got units of adapter version {want[0]} ({want[1][:12]}) at version {present[0]} ({present[1][:12]}); "
+                f"want the present one, or one of at most {self._job.runtime.lag} updates before; resume the run"
+            )
         for trajectory in trajectories:
-            if (trajectory.policy_version, trajectory.adapter_sha256) != present:
+            got = (trajectory.policy_version, trajectory.adapter_sha256)
+            if got != want:
                 raise RunFault(
-                    f"unit {trajectory.unit.index}: got a trajectory of adapter version "
-                    f"{trajectory.policy_version} "
-                    f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
-                    "resume the run"
+                    f"unit {trajectory.unit.index}: got a trajectory of adapter version {got[0]} ({got[1][:12]}); want "
+                    f"version {want[0]} ({want[1][:12]}); resume the run"
                 )
-        estimate = ADVANTAGES[self._job.algorithm.advantages]
         estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)
         found = dict(zip((unit.index for unit in units), zip(estimated, rewards, strict=True), strict=True))
         own = [Experience(trajectory, *found[trajectory.unit.index]) for trajectory in trajectories]
-        metrics = yield from self.training.learner.rounds(units, own)
+        metrics = yield from self.training.learner.rounds(units, own, verified(behaviour) if stale else None)
         self._version, self._memory = self._version + 1, memory
         self._metrics = self.training.constants | metrics
         return self._metrics
@@ -276,9 +293,16 @@ class LearnerWorker(Worker):
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()
-        with tempfile.TemporaryDirectory() as folder:
-            self.training.save_adapter(Path(folder))
-            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                self.training.save_adapter(Path(folder))
+                files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        except (OSError, SafetensorError) as error:
+            raise RunFault(
+                f"got {getattr(error, 'strerror', None) or error} where a learner writes its adapter for a moment "
+                f"({tempfile.gettempdir()}); want room and the right to write there; make both, or set TMPDIR, and "
+                "resume the run"
+            ) from error
         return Snapshot(
             version=self._version,
             sha256=adapter_checksum(adapter),

@@ -82,7 +82,7 @@ def test_mlflows_database_is_there_whole_or_not_at_all(tmp_path: Path, monkeypat
     half = tmp_path / "half.db"
     with sqlite3.connect(half) as connection:
         connection.execute("CREATE TABLE metrics (key VARCHAR(250) NOT NULL)")
-    with pytest.raises(Exception, match="already exists|duplicate|[Nn]o such"):
+    with pytest.raises(Exception, match=r"already exists|duplicate|[Nn]o such"):
         MlflowClient(tracking_uri=f"sqlite:///{half}").search_experiments()
 
 

@@ -139,5 +139,3 @@ def test_a_pipe_is_refused(desk: Desk, hold: Callable[[Case], None]) -> None:
 )
 def test_prompts_of_validation(case: Case, hold: Callable[[Case], None]) -> None:
     hold(case)
-
-
