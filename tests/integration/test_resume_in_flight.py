@@ -72,6 +72,15 @@ def test_units_in_flight_are_sampled_with_the_adapters_they_had(staleness: int, 
         assert committed(folder) == committed(whole)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_units_in_flight_may_move_to_ray(tmp_path: Path) -> None:
+    whole = straight(ahead(2), tmp_path)
+    folder = interrupted(ahead(2), tmp_path, 3)
+    frontend.resume(folder, ["model.name=toy", "runtime.backend=ray", "runtime.rollout_workers=2"], QUIET)
+    assert result(folder) == result(whole)
+
+
 @pytest.mark.parametrize("staleness", [1, 3])
 def test_control_without_the_older_adapters_the_bits_differ(
     staleness: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
