@@ -57,14 +57,15 @@ def train(job: JobArgument, out: OutOption = _RUNS, overrides: SetOption = None,
 
 @app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its URI in runtime.commits_uri.")],
     overrides: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Of a URI: rebuild the folder in DIR.")] = _RUNS,
 ) -> None:
     """Go on with a run that was interrupted, bit for bit; `--set train.iterations=N` makes it longer."""
     with guarded():
         from rl_motion.runtime import frontend
 
-        _conclude(frontend.resume(run, overrides or [], _stdout()))
+        _conclude(frontend.resume(run, overrides or [], _stdout(), out))
 
 
 @app.command()

@@ -40,6 +40,7 @@ from rl_motion.types import (
     Metrics,
     Motions,
     Normalisation,
+    Prompt,
     Representation,
     Scored,
     Trajectory,
@@ -215,6 +216,10 @@ def pool(job: Job) -> PromptPool:
     return built
 
 
+def validation(job: Job) -> dict[str, list[Prompt]]:
+    return {name: [make_prompt(f"{name} thing {n}", 4) for n in range(6)] for name in job.prompts.validation}
+
+
 def evaluate(job: Job, folder: Path, wall_s: float) -> Mapping[str, Any]:
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
     arm = {s: {"oracle_success": estimate, "reward": estimate} for s in ("held_out", "original", "train")}
@@ -260,7 +265,14 @@ def other_weights(job: Job) -> dict[str, str]:
 
 
 WORKSHOP = Workshop(
-    check=check, policy=policy, decoder=decoder, rewards=rewards, training=training, pool=pool, weights=weights
+    check=check,
+    policy=policy,
+    decoder=decoder,
+    rewards=rewards,
+    training=training,
+    pool=pool,
+    validation=validation,
+    weights=weights,
 )
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)

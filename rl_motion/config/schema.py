@@ -95,6 +95,9 @@ class PromptsConfig(Section):
     """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
 
     sources: dict[str, Weight] = {"target/train": 1.0, "source/train": 1.0}
+    validation: dict[str, Weight] = {"target/val": 1.0}
+    """Where `evaluation.validate_every` takes its prompts from: val splits or text files that share no prompt with
+    `sources`."""
     default_length: Many = 40
     """Frames, for prompts that come without a length."""
 
@@ -181,6 +184,8 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Publish and evaluate an exponential moving average of the adapter over iterations, e.g. 0.95; rollouts go on with
     the adapter itself. None: the last adapter."""
+    publish: Literal["last", "best"] = "last"
+    """Which adapter the run publishes and evaluates: the last, or the one with the best validation reward."""
     max_skipped_steps: Million = 10
     """An optimiser step with a reward, loss, gradient or metric that is not finite is skipped; so many in a row end the
     run. Changes no number: a resumed run may have another."""
@@ -208,6 +213,10 @@ class RuntimeConfig(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     """Torch threads of every worker, the same on both backends."""
     keep_commits: Million = 2
+    """The last so many, and beside them the one with the best validation reward."""
+    commits_uri: str | None = None
+    """Send every commit to COMMITS_URI/<run> too, on any file system that PyArrow knows: s3://bucket/folder,
+    gs://bucket/folder, file:///mnt/nfs/folder. Credentials come from the environment. None: RUN/commits alone."""
     max_rollout_workers: Workers | None = None
     """On Ray, let a controller choose between `rollout_workers` and this many, from what it measures; it says why."""
     max_reward_workers: Workers | None = None
@@ -247,6 +256,10 @@ class EvaluationConfig(Section):
     guidance_scale: NonNegative | None = None
     """None: the policy's own."""
     page_prompts: Annotated[int, Field(ge=0, le=1000)] = 8
+    validate_every: Million | None = None
+    """While training, after every so many iterations: the mean total reward on prompts of `prompts.validation`,
+    `samples_per_prompt` motions each, the same noise every time. It costs as many rollouts and changes no adapter."""
+    validation_prompts: Many = 32
     seed: Seed = 20_000
 
 
@@ -287,6 +300,21 @@ class Job(Section):
                 "stochastic transitions; want as many at most; lower algorithm.transitions or leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _knows_the_best(self) -> Job:
+        if self.evaluation.validate_every is None and self.train.publish == "best":
+            raise ValueError(
+                "got train.publish=best and evaluation.validate_every=null, by which no adapter is the best; want "
+                "validation; set evaluation.validate_every"
+            )
+        return self
+
+    @property
+    def prompt_sources(self) -> list[str]:
+        """Names of all sources of prompts that training and validation read, splits of the embedded world included."""
+        validation = [] if self.evaluation.validate_every is None else self.prompts.validation
+        return [*self.prompts.sources, *validation]
 
     @property
     def sampling_policy(self) -> PolicyConfig:

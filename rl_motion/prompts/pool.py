@@ -122,13 +122,7 @@ class PromptPool:
         ]
 
     def _counts(self, total: int) -> dict[str, int]:
-        """Largest remainder; ties go to the earlier source."""
-        share = {name: total * weight / sum(self._weights.values()) for name, weight in self._weights.items()}
-        counts = {name: math.floor(share[name]) for name in self._sources}
-        by_remainder = sorted(counts, key=lambda name: counts[name] - share[name])
-        for name in by_remainder[: total - sum(counts.values())]:
-            counts[name] += 1
-        return counts
+        return shared_out(total, {name: self._weights[name] for name in self._sources})
 
     def _take(self, name: str, iteration: int, count: int) -> list[Prompt]:
         prompts = self._sources[name]
@@ -140,6 +134,16 @@ class PromptPool:
             np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(len(prompts)).argsort()
         )
         return [prompts[i] for i in order[turn * count : (turn + 1) * count]]
+
+
+def shared_out(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """How many of `total` each name gets: largest remainder; ties go to the earlier name."""
+    share = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
+    counts = {name: math.floor(share[name]) for name in weights}
+    by_remainder = sorted(counts, key=lambda name: counts[name] - share[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
 
 
 def prompt_id(text: str, length: int) -> str:

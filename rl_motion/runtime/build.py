@@ -30,6 +30,7 @@ Scorer = Callable[[Motions, Unit], Scored]
 SPLIT = re.compile(r"(source|target)/(train|val|test)")
 """A prompt source that is part of the embedded world; all others are text files."""
 _SPLITS = ("source/train", "target/train")
+_VALIDATION = ("source/val", "target/val")
 
 
 class LearnerLike(Protocol):
@@ -140,6 +141,34 @@ def build_pool(job: Job) -> PromptPool:
     return pool
 
 
+def build_validation(job: Job) -> dict[str, list[Prompt]]:
+    """The prompts that the job validates with, source by source: val splits of the embedded world, and text files.
+
+    Those that the model or a reward does not read whole are left out.
+
+    Raises:
+        UserError: a source is no val split and no readable file of prompts, or nothing of it fits.
+    """
+    from rl_motion.runtime import checks
+
+    readers = [*checks.checkpoints(job).values()]
+    found = {}
+    for name in job.prompts.validation:
+        split = SPLIT.fullmatch(name)
+        if split is None:
+            given = read_prompts(name, job.prompts.default_length, _VALIDATION)
+            found[name] = checks.readable(readers, given, name, "prompts.validation")
+            checks.check_prompts(readers, found[name])
+        elif split[2] == "val":
+            found[name] = checks.examined(job, name)
+        else:
+            raise UserError(
+                f"prompts.validation: got {name!r}, which is for another use; want a val split or a text file; "
+                f"use {split[1]}/val"
+            )
+    return found
+
+
 def check_job(job: Job) -> None:
     """Refuse what can be seen to be wrong without starting anything.
 
@@ -148,9 +177,13 @@ def check_job(job: Job) -> None:
     """
     from rl_motion.evaluation.selection import SPLITS
     from rl_motion.runtime import checks
+    from rl_motion.runtime.validate import validation_units
 
     checks.check_parts(job)
-    checks.check_prompts([*checks.checkpoints(job).values()], build_pool(job).prompts)
+    pool = build_pool(job)
+    checks.check_prompts([*checks.checkpoints(job).values()], pool.prompts)
+    if job.evaluation.validate_every is not None:
+        validation_units(job, build_validation(job), pool)
     for split in SPLITS.values():
         checks.examined(job, split)
 
@@ -186,6 +219,7 @@ class Workshop:
     rewards: BuildRewards = build_rewards
     training: BuildTraining = build_training
     pool: Callable[[Job], PromptPool] = build_pool
+    validation: Callable[[Job], Mapping[str, Sequence[Prompt]]] = build_validation
     weights: Callable[[Job], dict[str, str]] = find_weights
 
     def carrying(self, files: RewardFiles) -> Workshop:

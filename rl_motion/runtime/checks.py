@@ -21,6 +21,7 @@ from rl_motion.rewards.calibration import PROMPTS, refuse_other
 from rl_motion.rewards.combine import check_names
 from rl_motion.rewards.kind import forms
 from rl_motion.rewards.of_job import kinds, read_files
+from rl_motion.runtime import store_uri
 from rl_motion.runtime.build import build_algorithm, build_pool
 from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
@@ -35,6 +36,7 @@ def check_parts(job: Job) -> None:
         UserError: names what to change.
     """
     check_uri(job.tracking.mlflow_uri)
+    store_uri.check_uri(job.runtime.commits_uri)
     path = locate(job.model.name, DENOISERS)
     config = _config(path)
     gives = check_policy(job.model.name, config, job.policy)
@@ -85,8 +87,10 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
             )
 
 
-def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str) -> list[Prompt]:
-    """The prompts whose texts the encoders of all these checkpoints read whole, in order.
+def readable(
+    checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str, key: str = "prompts.sources"
+) -> list[Prompt]:
+    """The prompts whose texts the encoders of all these checkpoints read whole, in order; `key` of the job has them.
 
     Raises:
         UserError: that is none of them.
@@ -98,7 +102,7 @@ def readable(checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str
         kept = [prompt for prompt in kept if prompt.text not in long]
         if not kept:
             raise UserError(
-                f"prompts.sources: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
+                f"{key}: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
                 f"reads; want at most {limit}; shorten them or split each into several"
             )
     return kept
@@ -167,16 +171,25 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
                 f"rewards: got {name!r} with train.prompts_per_unit={job.train.prompts_per_unit}; want at least 2, as "
                 "it compares a unit's prompts; raise it, or choose 'tmr'"
             )
-        if known[name].contrasts and job.evaluation.prompts % job.train.prompts_per_unit == 1:
-            raise UserError(
-                f"rewards: got {name!r} with evaluation.prompts={job.evaluation.prompts} in units of "
-                f"{job.train.prompts_per_unit} (train.prompts_per_unit), which leaves one alone; want none, as it "
-                "compares a unit's prompts; change one of them"
-            )
+        for key, count in _examined(job).items():
+            if known[name].contrasts and count % job.train.prompts_per_unit == 1:
+                raise UserError(
+                    f"rewards: got {name!r} with evaluation.{key}={count} in units of {job.train.prompts_per_unit} "
+                    "(train.prompts_per_unit), which leaves one alone; want none, as it compares a unit's prompts; "
+                    "change one of them"
+                )
     if files.calibration is not None:
         inputs = weights_sha256(job) | files.plugins_sha256 | {PROMPTS: build_pool(job).sha256}
         refuse_other(files.calibration, job, inputs)
     return all(known[reward.name].differentiable for reward in job.rewards)
+
+
+def _examined(job: Job) -> dict[str, int]:
+    """How many prompts evaluation takes, and validation where there is any, by key of `evaluation`."""
+    counts = {"prompts": job.evaluation.prompts}
+    if job.evaluation.validate_every is not None:
+        counts["validation_prompts"] = job.evaluation.validation_prompts
+    return counts
 
 
 def _config(path: Path) -> CheckpointConfig:

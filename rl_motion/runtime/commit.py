@@ -1,10 +1,11 @@
 """One atomic commit per iteration: what a run needs to go on bit for bit.
 
-A commit is a folder, written under another name, synced and renamed, so that it is there as a whole or not
-at all. Its manifest carries the hash of every file; what does not match is passed over for the commit before.
+    commits/00000012/manifest.json  learner.safetensors  ledger.json  adapter/adapter_config.json
+    adapter/adapter_model.safetensors  behaviour/00000011.safetensors
 
-    commits/00000012/manifest.json  learner.safetensors  adapter/adapter_config.json
-    adapter/adapter_model.safetensors
+On this machine's disk a commit is a folder, written under another name, synced and renamed, so that it is there as a
+whole or not at all (store.py has the commits that go elsewhere). Its manifest carries the hash of every file; what
+does not match is passed over for the commit before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +26,28 @@ from rl_motion.tracking.files import sync_folder, write_synced
 from rl_motion.types import Metrics
 
 LEARNER_FILE = "learner.safetensors"
+LEDGER_FILE = "ledger.json"
 ADAPTER_FILES = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
-FILES = frozenset({LEARNER_FILE, *ADAPTER_FILES})
-"""What a commit holds, by path within it: any other name in a manifest may point out of the run's folder."""
-_MANIFEST, _TEMPORARY = "manifest.json", ".writing-"
+MANIFEST = "manifest.json"
+_TEMPORARY = ".writing-"
 _log = logging.getLogger(__name__)
+
+
+class Best(BaseModel):
+    """The iteration with the best validation reward so far; of equals, the first.
+
+    `measured` holds the settings that the reward was measured with, `prompts_sha256` its prompts: rewards measured in
+    another way do not compare. `low` and `high` are None where one prompt has no interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    iteration: int
+    reward: float
+    low: float | None
+    high: float | None
+    measured: dict[str, str]
+    prompts_sha256: str
 
 
 class Manifest(BaseModel):
@@ -37,13 +55,15 @@ class Manifest(BaseModel):
 
     `iteration` counts finished iterations and is at once the cursor into the prompt pool and the adapter's
     version. `adapter_sha256` is that of the learner's adapter, which is not the published one where the job asks for an
-    average. `weights_sha256` are the frozen weights by role. `job` holds what the numbers depend on (see `identity`
-    in run.py); `metrics` is the last row of metrics.jsonl.
+    average. `weights_sha256` are the frozen weights by role. `job` holds all settings (see resuming.py; in format 1
+    those that the numbers depend on); `metrics` is the last row of metrics.jsonl. `behaviour`: SHA-256, by version, of
+    the older adapters that units in flight were sampled with. `best.iteration` is the commit's own where it is best.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """1, before there was a ledger: no `ledger.json`, no older adapters."""
     iteration: int
     adapter_sha256: str
     pool_sha256: str
@@ -56,8 +76,16 @@ class Manifest(BaseModel):
     mlflow_run_id: str | None
     wall_s: float
     metrics: Metrics | None
+    behaviour: dict[int, str] = {}
+    best: Best | None = None
     files: dict[str, str] = {}
-    """SHA-256 by path within the commit; filled in by `write`."""
+    """SHA-256 by path within the commit; filled in by `seal`."""
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """The paths of its files: any other name in a manifest may point out of the run's folder."""
+        ledger = [LEDGER_FILE] if self.format > 1 else []
+        return frozenset({LEARNER_FILE, *ADAPTER_FILES, *ledger, *map(behaviour_file, self.behaviour)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +96,75 @@ class Commit:
     files: Mapping[str, bytes]
 
 
+def behaviour_file(version: int) -> str:
+    """Where a commit holds the older adapter of this version."""
+    return f"behaviour/{version:08d}.safetensors"
+
+
+def seal(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
+    """The manifest's file, with the hashes of these.
+
+    Raises:
+        ValueError: they are not exactly those that the manifest's commit holds.
+    """
+    _refuse_other_files(manifest, files)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return manifest.model_copy(update={"files": hashes}).model_dump_json(indent=1).encode()
+
+
+def unseal(read: Callable[[str], bytes]) -> Commit:
+    """The commit whose files `read` gives, by path within it.
+
+    Raises:
+        ValueError: something is unknown or differs from its hash.
+        Whatever `read` raises, FileNotFoundError where a file is missing.
+    """
+    manifest = parse(read(MANIFEST))
+    _refuse_other_files(manifest, manifest.files)
+    files = {name: read(name) for name in sorted(manifest.files)}
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+            raise ValueError(f"{name} differs from its hash")
+    return Commit(manifest, files)
+
+
+def parse(content: bytes) -> Manifest:
+    """A manifest's file, its commit's files unread; raises ValueError."""
+    try:
+        return Manifest.model_validate(json.loads(content))
+    except ValidationError as error:
+        raise ValueError(f"{MANIFEST} has {error.error_count()} wrong fields") from None
+
+
+def surplus(iterations: Collection[int], keep: int, best: Best | None) -> set[int]:
+    """Commits that are not among the last `keep` and not the best."""
+    spared = {best.iteration} if best else set()
+    return set(sorted(iterations)[:-keep]) - spared
+
+
 class Commits:
     """The folder `commits/` of a run."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Keep the last `keep` commits."""
+        """Keep the last `keep` commits, and the best."""
         self._folder = folder
         self._keep = keep
 
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Commit atomically, then drop what is older than the last `keep`.
+        """Commit atomically, then drop what is neither among the last `keep` nor the best.
 
         Raises:
             OSError: no room, or no right to write; there is a whole commit or nothing of it.
-            ValueError: `files` are not exactly `FILES`.
+            ValueError: `files` are not exactly what the manifest says.
         """
-        _refuse_other_files(files)
-        target = self._folder / f"{manifest.iteration:08d}"
+        text = seal(manifest, files)
+        target = self._path(manifest.iteration)
         temporary = self._folder / f"{_TEMPORARY}{target.name}"
         for stale in (*self._folder.glob(f"{_TEMPORARY}*"), target):
             if stale.is_dir():
                 shutil.rmtree(stale)
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=1)
         try:
-            for name, content in {**files, _MANIFEST: text.encode()}.items():
+            for name, content in {**files, MANIFEST: text}.items():
                 write_synced(temporary / name, content)
             for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
                 sync_folder(folder)
@@ -101,12 +173,8 @@ class Commits:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(self._folder)
-        for old in self._numbered()[: -self._keep]:
-            shutil.rmtree(old)
-
-    def has(self, iteration: int) -> bool:
-        """Whether there is a commit after so many iterations."""
-        return (self._folder / f"{iteration:08d}").is_dir()
+        for old in surplus(self.iterations(), self._keep, manifest.best):
+            shutil.rmtree(self._path(old))
 
     def newest(self) -> Commit | None:
         """The newest commit that is whole; warns about those that are not.
@@ -114,42 +182,41 @@ class Commits:
         Raises:
             RunFault: the disk does not answer, which says nothing about the commit.
         """
-        for folder in reversed(self._numbered()):
-            try:
-                return _read(folder)
-            except (FileNotFoundError, ValueError) as error:
-                _log.warning("commit %s is damaged (%s); going back to the one before", folder, error)
-            except OSError as error:
-                raise RunFault(
-                    f"commit {folder}: got {error.strerror or error}; want a readable folder; look at the disk and "
-                    "resume the run"
-                ) from error
-        return None
+        found = (self.read(iteration) for iteration in sorted(self.iterations(), reverse=True))
+        return next((commit for commit in found if commit is not None), None)
+
+    def read(self, iteration: int) -> Commit | None:
+        """This commit; None, with a warning, where it is not there as a whole.
+
+        Raises:
+            RunFault: as `newest`.
+        """
+        folder = self._path(iteration)
+        try:
+            return unseal(lambda name: (folder / name).read_bytes())
+        except (FileNotFoundError, ValueError) as error:
+            _log.warning("commit %s is damaged (%s); going back to the one before", folder, error)
+            return None
+        except OSError as error:
+            raise RunFault(
+                f"commit {folder}: got {error.strerror or error}; want a readable folder; look at the disk and "
+                "resume the run"
+            ) from error
 
     def drop_after(self, iteration: int) -> None:
         """Remove commits beyond this one: a run that goes on from it will write them anew."""
-        for folder in self._numbered():
-            if int(folder.name) > iteration:
-                shutil.rmtree(folder)
+        for later in self.iterations():
+            if later > iteration:
+                shutil.rmtree(self._path(later))
 
-    def _numbered(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("[0-9]*") if path.is_dir() and path.name.isdecimal())
+    def iterations(self) -> list[int]:
+        """Of all commits that are there, whole or damaged."""
+        return [int(path.name) for path in self._folder.glob("[0-9]*") if path.is_dir() and path.name.isdecimal()]
 
-
-def _read(folder: Path) -> Commit:
-    """Raises OSError or ValueError where anything is missing, unknown, or differs from its hash."""
-    try:
-        manifest = Manifest.model_validate(json.loads((folder / _MANIFEST).read_bytes()))
-    except ValidationError as error:
-        raise ValueError(f"{_MANIFEST} has {error.error_count()} wrong fields") from None
-    _refuse_other_files(manifest.files)
-    files = {name: (folder / name).read_bytes() for name in manifest.files}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest.files[name]:
-            raise ValueError(f"{name} differs from its hash")
-    return Commit(manifest, files)
+    def _path(self, iteration: int) -> Path:
+        return self._folder / f"{iteration:08d}"
 
 
-def _refuse_other_files(names: Collection[str]) -> None:
-    if set(names) != FILES:
-        raise ValueError(f"got the files {sorted(names)}; want exactly {sorted(FILES)}")
+def _refuse_other_files(manifest: Manifest, names: Collection[str]) -> None:
+    if set(names) != manifest.holds:
+        raise ValueError(f"got the files {sorted(names)}; want exactly {sorted(manifest.holds)}")

@@ -14,12 +14,15 @@ from rich.console import Console
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.rewards.of_job import RewardFiles, read_files
-from rl_motion.runtime import loop, run
+from rl_motion.runtime import loop, opening
 from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
-from rl_motion.types import Metrics, Prompt
+from rl_motion.runtime.run import Run
+from rl_motion.runtime.store_uri import is_uri, run_in
+from rl_motion.runtime.validate import Validation, units_sha256, validation_units
+from rl_motion.types import Metrics, Prompt, Unit
 
 Report = Mapping[str, Any]
 Evaluate = Callable[[Job, Path, float], Report]
@@ -74,17 +77,33 @@ class Outcome:
 def start(job: Job, out: Path, console: Console) -> Outcome:
     """A new run in `out`; see `_see_through`."""
     MEANS.workshop.check(job)
-    with run.create(job, out) as new:
+    with opening.create(job, out) as new:
         console.print(f"run: {new.folder}", highlight=False, soft_wrap=True)
         return _see_through(new, console)
 
 
-def resume(folder: Path, overrides: Sequence[str], console: Console) -> Outcome:
-    """Go on with a run from its newest whole commit; see `_see_through`."""
-    with run.reopen(folder, overrides) as old:
+def resume(where: str | Path, overrides: Sequence[str], console: Console, out: Path = Path("runs")) -> Outcome:
+    """Go on with a run from its newest whole commit; see `_see_through`.
+
+    Args:
+        where: its folder, or its URI in a store, from which the folder is rebuilt in `out`.
+        overrides: `a.b=c` strings.
+        console: says which settings changed.
+        out: not read where `where` is a folder.
+    """
+    folder = Path(where)
+    if is_uri(str(where)):
+        console.print(f"fetching {where}", highlight=False, soft_wrap=True)
+        folder = opening.fetch(str(where), out)
+        # The run goes on where it came from, which a copied store's job.yaml does not say.
+        overrides = [f"runtime.commits_uri={run_in(str(where))[0]}", *overrides]
+    with opening.reopen(folder, overrides) as old:
         MEANS.workshop.check(old.job)
         done = old.commit.manifest.iteration if old.commit else 0
         console.print(f"run: {folder}, after {done} iterations", highlight=False, soft_wrap=True)
+        for line in old.changed:
+            console.print(f"changed: {line}", highlight=False, soft_wrap=True)
+            _log.info("changed: %s", line)
         return _see_through(old, console)
 
 
@@ -96,7 +115,7 @@ def pool_of(job: Job) -> PromptPool:
     return pool
 
 
-def _see_through(held: run.Run, console: Console) -> Outcome:
+def _see_through(held: Run, console: Console) -> Outcome:
     """Train, then evaluate.
 
     Raises:
@@ -106,43 +125,54 @@ def _see_through(held: run.Run, console: Console) -> Outcome:
     """
     with _explained(held):
         files = _train(held, console)
-        held.publish_adapter()
+        published = held.publish_adapter()
         wall_s = held.wall_s
         if read_files(held.job) != files:
             raise UserError(
                 "got rewards' files (a plugin or the calibration) that changed while the run trained; want those it "
                 "trained with, to evaluate it; put them back as they were and resume"
             )
+        console.print(f"adapter: {published}", highlight=False, soft_wrap=True)
+        _log.info("published the adapter %s", published)
         console.print("evaluating base and tuned on held-out prompts", highlight=False)
         report = MEANS.evaluate(held.job, held.folder, wall_s)
         held.end("FINISHED")
     return Outcome(held.folder, report, wall_s, held.job.tracking.mlflow_uri)
 
 
-def _train(held: run.Run, console: Console) -> RewardFiles:
+def _train(held: Run, console: Console) -> RewardFiles:
     """Train to the last iteration; returns what the rewards were made of."""
     job = held.job
     pool = pool_of(job)
+    examined = _validation_units(job, pool)
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
-    held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256)
+    held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256, units_sha256(examined))
     with closing(make_backend(job, MEANS.workshop.carrying(files))) as backend:
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
-        held.begin(snapshot)
+        state = held.begin(snapshot)
+        validation = Validation(job, examined, backend)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
             def record(iteration: int, after: loop.State, metrics: Metrics) -> None:
-                held.record(iteration, after.snapshot, metrics)
+                metrics = metrics | validation.metrics(after.snapshot.behaviour)
+                held.record(iteration, after, metrics)
                 watch.show(iteration, metrics)
 
-            loop.train(job, pool, backend, loop.State(snapshot), record)
+            loop.train(job, pool, backend, state, record)
     return files
 
 
+def _validation_units(job: Job, pool: PromptPool) -> Sequence[Unit]:
+    if job.evaluation.validate_every is None:
+        return ()
+    return validation_units(job, MEANS.workshop.validation(job), pool)
+
+
 @contextmanager
-def _explained(held: run.Run) -> Iterator[None]:
+def _explained(held: Run) -> Iterator[None]:
     """Add what was saved and how to go on to whatever ends a run early."""
     try:
         yield
@@ -150,7 +180,7 @@ def _explained(held: run.Run) -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt | UserError):
             _log.info("the run ended early", exc_info=error)
         if held.iterations is None:
-            run.discard(held)
+            opening.discard(held)
             error.add_note("nothing was trained yet, and no run folder is kept")
         else:
             error.add_note(f"saved: {held.iterations} iterations and their adapter in {held.folder}")

@@ -1,27 +1,35 @@
-"""A run on disk: its folder, its lock, what is written after every iteration, and what a resume checks.
+"""A run on disk: its folder, and what is written there after every iteration.
 
 DIR/<run>/job.yaml  metrics.jsonl  commits/  adapter/  report.json  report.html  logs/
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from rl_motion.config import Job, RunFault, UserError
-from rl_motion.config.load import dump_job, load_job
-from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest
-from rl_motion.runtime.run_log import RunLog
-from rl_motion.runtime.workers import Snapshot
-from rl_motion.tracking.files import missing_folders, remove_empty, write_atomic
+from rl_motion.config import Job
+from rl_motion.config.load import dump_job
+from rl_motion.runtime import resuming
+from rl_motion.runtime.commit import (
+    ADAPTER_FILES,
+    LEARNER_FILE,
+    LEDGER_FILE,
+    Best,
+    Commit,
+    Commits,
+    Manifest,
+    behaviour_file,
+)
+from rl_motion.runtime.ledger import Ledger
+from rl_motion.runtime.loop import State
+from rl_motion.runtime.store import Store
+from rl_motion.runtime.validate import REWARD
+from rl_motion.runtime.workers import Behaviour, Snapshot
+from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
 from rl_motion.types import Metrics
@@ -33,25 +41,38 @@ _log = logging.getLogger(__name__)
 class Run:
     """A run's folder, held by one process at a time."""
 
-    def __init__(self, folder: Path, job: Job, commit: Commit | None = None) -> None:
-        """Use `create` or `reopen`.
+    def __init__(
+        self,
+        folder: Path,
+        job: Job,
+        commit: Commit | None = None,
+        store: Store | None = None,
+        changed: Sequence[str] = (),
+    ) -> None:
+        """Use `create` or `reopen` of opening.py.
 
         Args:
             folder: exists and is locked.
             job: resolved.
             commit: what the run goes on from.
+            store: where commits go beside the folder.
+            changed: settings that differ from those of the commit, in words.
         """
         self.folder = folder
         self.job = job
         self.commit = commit
+        self.changed = changed
         self._run_id = commit.manifest.run_id if commit else uuid.uuid4().hex
         self._wall_before_s = commit.manifest.wall_s if commit else 0.0
+        self._best = commit.manifest.best if commit else None
         self._started = time.monotonic()
         self._commits = Commits(folder / "commits", job.runtime.keep_commits)
+        self._store = store
         self._rows = JsonlTracker(folder / "metrics.jsonl")
         self._mlflow: MlflowTracker | None = None
         self._pool_sha256 = ""
-        self._weights_sha256: dict[str, str] = {}
+        self._weights_sha256: Mapping[str, str] = {}
+        self._validation_sha256 = ""
         self.iterations: int | None = commit.manifest.iteration if commit else None
         """Finished and committed; None as long as a new run has no commit."""
 
@@ -60,54 +81,88 @@ class Run:
         """Seconds of work so far, over all resumes."""
         return self._wall_before_s + time.monotonic() - self._started
 
-    def rest_on(self, pool_sha256: str, weights_sha256: dict[str, str]) -> None:
+    def rest_on(self, pool_sha256: str, weights_sha256: Mapping[str, str], validation_sha256: str) -> None:
         """Say which prompts and frozen weights this machine has, before anything starts.
 
         Raises:
             UserError: they are not those of the run.
         """
         if self.commit is not None:
-            _check_inputs(self.commit.manifest, pool_sha256, weights_sha256)
+            resuming.check_inputs(self.commit.manifest, pool_sha256, weights_sha256, validation_sha256)
         self._pool_sha256, self._weights_sha256 = pool_sha256, weights_sha256
+        self._validation_sha256 = validation_sha256
 
-    def begin(self, snapshot: Snapshot) -> None:
+    def begin(self, snapshot: Snapshot) -> State:
         """Bring the records in line with where the run starts: a first commit, or the one it goes on from.
 
+        Args:
+            snapshot: of the learner as it starts.
+
+        Returns:
+            The run as the loop goes on with it.
+
         Raises:
-            RunFault: the learner does not come back as it was committed.
+            RunFault: the learner does not come back as it was committed, or the store does not answer.
+            UserError: the store holds another run, or more of this one.
         """
-        write_atomic(self.folder / "job.yaml", dump_job(self.job).encode())
+        job = dump_job(self.job).encode()
+        write_atomic(self.folder / "job.yaml", job)
+        state, last = State(snapshot), None
         if self.commit is None:
-            self._write(snapshot, None)
+            self._write(state, None)
         else:
-            _check_state(self.commit.manifest, snapshot)
+            resuming.check_state(self.commit.manifest, snapshot)
+            state, last = _state(self.commit, snapshot), self.commit.manifest.metrics
             self._commits.drop_after(snapshot.version)
-        self._rows.rewind(snapshot.version, self.commit.manifest.metrics if self.commit else None)
+        self._rows.rewind(snapshot.version, last)
+        if self._store:
+            self._store.catch_up(job, self._rows.rows(), self._kept())
         if self.job.tracking.mlflow_uri is not None:
             self._mlflow = MlflowTracker(
                 self._mlflow_settings(self.job.tracking.mlflow_uri),
                 self._rows,
                 [self.folder / "job.yaml"],
             )
+        return state
 
-    def record(self, iteration: int, snapshot: Snapshot, metrics: Metrics) -> None:
-        """After an iteration: commit, then the row, then MLflow in its own time."""
+    def record(self, iteration: int, state: State, metrics: Metrics) -> None:
+        """After an iteration: commit, then the row, then MLflow in its own time, then the store.
+
+        Raises:
+            RunFault: the store does not answer; the folder has the iteration.
+        """
         row = {**metrics, ITERATION: float(iteration), TIME: float(time.time_ns() // 1_000_000)}
-        self._write(snapshot, row)
+        self._note_best(iteration + 1, metrics)
+        commit = self._write(state, row)
         self._rows.append(row)
         if self._mlflow:
             self._mlflow.wake()
+        if self._store:
+            self._store.add_row(row)
+            self._store.write(commit.manifest, commit.files)
 
-    def publish_adapter(self) -> None:
-        """Put the newest commit's adapter where users look for it: `adapter/`.
+    def publish_adapter(self) -> str:
+        """Put an adapter where users look for it, `adapter/`; returns which one, and why, in words.
+
+        That of the newest commit or, as `train.publish` says, of the best.
 
         Raises:
             RunFault: the disk does not answer.
         """
-        commit = self._commits.newest()
-        if commit is not None:
-            for name in ADAPTER_FILES:
-                write_atomic(self.folder / name, commit.files[name])
+        wanted = self._best if self.job.train.publish == "best" else None
+        commit = self._commits.read(wanted.iteration) if wanted else None
+        commit = commit or self._commits.newest()
+        if commit is None:
+            return "none"
+        for name in ADAPTER_FILES:
+            write_atomic(self.folder / name, commit.files[name])
+        after = f"after iteration {commit.manifest.iteration}"
+        if wanted is None:
+            return f"{after}, the last"
+        if wanted.iteration != commit.manifest.iteration:
+            return f"{after}, the last, as the commit of the best ({wanted.iteration}) is damaged"
+        interval = "" if wanted.low is None else f" [{wanted.low:.4g}, {wanted.high:.4g}]"
+        return f"{after}, the best in validation: reward {wanted.reward:.4g}{interval}"
 
     def end(self, status: str) -> None:
         """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
@@ -119,14 +174,27 @@ class Run:
         if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
             _log.warning("MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder)
 
-    def _write(self, snapshot: Snapshot, row: Metrics | None) -> None:
-        environment = snapshot.environment
+    def _note_best(self, iteration: int, metrics: Metrics) -> None:
+        reward = metrics.get(REWARD)
+        if reward is None or (self._best is not None and reward <= self._best.reward):
+            return
+        self._best = Best(
+            iteration=iteration,
+            reward=reward,
+            low=metrics.get(f"{REWARD}_low"),
+            high=metrics.get(f"{REWARD}_high"),
+            measured=resuming.measure_of(self.job),
+            prompts_sha256=self._validation_sha256,
+        )
+
+    def _write(self, state: State, row: Metrics | None) -> Commit:
+        snapshot, environment = state.snapshot, state.snapshot.environment
         manifest = Manifest(
             iteration=snapshot.version,
             adapter_sha256=snapshot.sha256,
             pool_sha256=self._pool_sha256,
-            weights_sha256=self._weights_sha256,
-            job=identity(self.job),
+            weights_sha256=dict(self._weights_sha256),
+            job=resuming.settings_of(self.job),
             threads=environment.threads,
             cpu_capability=environment.cpu_capability,
             torch=environment.torch,
@@ -134,13 +202,25 @@ class Run:
             mlflow_run_id=self._mlflow.run_id if self._mlflow else None,
             wall_s=self.wall_s,
             metrics=row,
+            behaviour={older.version: older.sha256 for older in state.older},
+            best=self._best,
         )
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
+        in_flight = {behaviour_file(older.version): older.adapter for older in state.older}
+        files = {LEARNER_FILE: snapshot.state, LEDGER_FILE: state.ledger.to_bytes(), **adapter, **in_flight}
         try:
-            self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+            self._commits.write(manifest, files)
         finally:  # whole, where only what follows the commit failed
-            if self._commits.has(snapshot.version):
+            if snapshot.version in self._commits.iterations():
                 self.iterations = snapshot.version
+        return Commit(manifest, files)
+
+    def _kept(self) -> list[Commit]:
+        """The newest commit, and before it the best where that is another."""
+        newest = self._commits.newest()
+        best = self._best and newest and self._best.iteration != newest.manifest.iteration
+        found = [self._commits.read(self._best.iteration) if self._best and best else None, newest]
+        return [commit for commit in found if commit is not None]
 
     def _mlflow_settings(self, uri: str) -> MlflowSettings:
         out = self.folder.resolve().parent
@@ -155,158 +235,9 @@ class Run:
         )
 
 
-@contextmanager
-def create(job: Job, out: Path) -> Iterator[Run]:
-    """A new run in DIR/<job name>, or <job name>-2 and so on where that exists.
-
-    Raises:
-        UserError: DIR cannot be written.
-    """
-    made = missing_folders(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = _fresh(out, job.name)
-    except OSError as error:
-        remove_empty(made)
-        raise UserError(
-            f"got --out {out}, where no folder can be made ({error.strerror}); want one that can be written; choose "
-            "another"
-        ) from None
-    new: Run | None = None
-    try:
-        with _held(folder):
-            new = Run(folder, job)
-            yield new
-    finally:
-        if new is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            remove_empty(made)
-
-
-@contextmanager
-def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
-    """A run at its newest whole commit.
-
-    Raises:
-        UserError: there is no such run, nothing was committed, it is running, or the job asked for is
-            another one.
-    """
-    if not (folder / "job.yaml").is_file():
-        raise UserError(f"got RUN={str(folder)!r}, which has no job.yaml; want a run's folder; name one like runs/demo")
-    job = load_job(folder / "job.yaml", overrides)
-    nothing = UserError(
-        f"{folder}: got no whole commit, as nothing was trained; want one to go on from; start again: "
-        f"rl-motion train {folder / 'job.yaml'}"
-    )
-    if not (folder / "commits").is_dir():
-        raise nothing
-    with _held(folder):
-        commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
-        if commit is None:
-            raise nothing
-        _check_job(commit.manifest, job, folder)
-        yield Run(folder, job, commit)
-
-
-def identity(job: Job) -> dict[str, Any]:
-    """What a run's numbers depend on, by dotted name: all but names, places, amounts of work and records."""
-    tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
-    for amount in ("iterations", "max_skipped_steps"):
-        del tree["train"][amount]
-    return flatten(tree)
-
-
-def _not_named(got: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that an older commit may lack, as their defaults have them: a new one changes no other job."""
-    defaults = identity(Job(name="any"))
-    return {name: value for name, value in defaults.items() if name in got and not name.startswith("prompts.sources.")}
-
-
-def _check_job(manifest: Manifest, job: Job, folder: Path) -> None:
-    got = identity(job)
-    want = _not_named(got) | manifest.job
-    want["runtime.threads"], got["runtime.threads"] = str(manifest.threads), str(job.runtime.threads)
-    names = sorted(name for name in want.keys() | got.keys() if want.get(name) != got.get(name))
-    if names:
-        differences = "\n".join(f"  {name}: got {got.get(name)}; want {want.get(name)}" for name in names)
-        raise UserError(
-            f"{folder}: the job differs from the one that the run was started with\n{differences}\n"
-            "a resumed run goes on bit for bit; leave these as they were, or start a new run: rl-motion train"
-        )
-
-
-def _check_inputs(manifest: Manifest, pool_sha256: str, weights_sha256: dict[str, str]) -> None:
-    if manifest.pool_sha256 != pool_sha256:
-        raise UserError(
-            f"got prompts with hash {pool_sha256[:12]}; want {manifest.pool_sha256[:12]}, those of the run; "
-            "put the prompt files back as they were, or start a new run"
-        )
-    want, got = manifest.weights_sha256, weights_sha256
-    roles = sorted(role for role in want.keys() | got.keys() if want.get(role) != got.get(role))
-    if roles:
-        found = "; ".join(f"{r}: got {got.get(r, 'none')[:12]}, want {want.get(r, 'none')[:12]}" for r in roles)
-        raise UserError(
-            f"the frozen weights, or what the rewards read, are not those that the run was started with ({found}); put "
-            "the checkpoints back, and the rewards' files, as they were, or start a new run"
-        )
-
-
-def _check_state(manifest: Manifest, snapshot: Snapshot) -> None:
-    if snapshot.sha256 != manifest.adapter_sha256:
-        raise RunFault(
-            f"got adapter {snapshot.sha256[:12]} from the commit; want {manifest.adapter_sha256[:12]}; "
-            "the model may have changed since; put it back and resume"
-        )
-    here, there = snapshot.environment, (manifest.cpu_capability, manifest.torch)
-    if (here.cpu_capability, here.torch) != there:
-        _log.warning(
-            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not bit for bit",
-            *there,
-            here.cpu_capability,
-            here.torch,
-        )
-
-
-def _fresh(out: Path, name: str) -> Path:
-    for number in range(1, 100_000):
-        folder = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"got 100000 runs named {name!r} in {out}; want another name; set `name` in the job")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
-    (folder / "logs").mkdir(exist_ok=True)
-    descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    handler = RunLog(folder / "logs" / "run.log")
-    logger = logging.getLogger("rl_motion")
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"got {folder}, a run that another process is working on; want one at a time; wait for it or end it"
-            ) from None
-        logger.addHandler(handler)
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-        os.close(descriptor)
-
-
-def discard(run: Run) -> None:
-    """Remove the folder of a new run that never got as far as a commit.
-
-    Raises:
-        ValueError: the run has committed, or was there before.
-    """
-    if run.iterations is not None:
-        raise ValueError(f"got {run.folder}, which has {run.iterations} iterations; want a new run; keep it")
-    shutil.rmtree(run.folder, ignore_errors=True)
+def _state(commit: Commit, snapshot: Snapshot) -> State:
+    """A run after the commit whose learner came back as `snapshot`."""
+    manifest, files = commit.manifest, commit.files
+    ledger = Ledger.from_bytes(files[LEDGER_FILE]) if LEDGER_FILE in files else Ledger()
+    versions = sorted(manifest.behaviour.items())
+    return State(snapshot, ledger, [Behaviour(v, sha256, files[behaviour_file(v)]) for v, sha256 in versions])

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.rewards.plugins import is_plugin
-from rl_motion.runtime import frontend
+from rl_motion.runtime import frontend, store_uri
 from rl_motion.runtime.build import SPLIT
 from rl_motion.runtime.job_server import Submission
 from rl_motion.tracking.files import read_whole
@@ -68,6 +68,8 @@ def to_resume(run: str, overrides: Sequence[str] = (), source: str | None = None
         key, _, value = override.partition("=")
         if key.strip() == "tracking.mlflow_uri":
             check_uri(value)
+        if key.strip() == "runtime.commits_uri":
+            store_uri.check_uri(None if value in ("", "null", "~") else value)
     files = files_of(load_job(source)) if source is not None else {}
     name = re.sub(r"[^A-Za-z0-9._-]|^[^A-Za-z0-9]+", "", PurePosixPath(run).name) or "resume"
     return Submission(name, " ".join(["rl-motion resume", where, *words]), files)
@@ -85,7 +87,7 @@ def files_of(job: Job) -> dict[str, bytes]:
             f"model.name: got {job.model.name!r}, a directory of this machine; want a packaged name, or a directory "
             "that all nodes see, as checkpoints are not sent; copy it there and give its absolute path"
         )
-    names = [name for name in job.prompts.sources if not SPLIT.fullmatch(name)]
+    names = [name for name in job.prompt_sources if not SPLIT.fullmatch(name)]
     names += [reward.name.partition(":")[0] for reward in job.rewards if is_plugin(reward.name)]
     names += [job.calibration] if job.calibration is not None else []
     return {str(PurePosixPath(name)): _read(name) for name in names if not Path(name).is_absolute()}
@@ -127,12 +129,13 @@ def custom_resources(given: Iterable[str]) -> dict[str, float]:
 
 def _check(job: Job) -> None:
     """As `rl-motion train` would, as long as all that the job names is here too."""
-    named = [job.model.name, *job.prompts.sources, *([job.calibration] if job.calibration is not None else [])]
+    named = [job.model.name, *job.prompt_sources, *([job.calibration] if job.calibration is not None else [])]
     away = [name for name in named if Path(name).is_absolute() and not Path(name).exists()]
     if not away:
         frontend.MEANS.workshop.check(job)
         return
     check_uri(job.tracking.mlflow_uri)
+    store_uri.check_uri(job.runtime.commits_uri)
     _log.warning("not on this machine: %s; the job is checked where it runs", ", ".join(away))
 
 

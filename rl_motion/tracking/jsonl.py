@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rl_motion.tracking.files import write_atomic, write_synced
@@ -46,7 +46,11 @@ class JsonlTracker:
         rows = {row[ITERATION]: row for row in self.rows() if row[ITERATION] < iteration}
         if last is not None:
             rows[last[ITERATION]] = last
-        write_atomic(self.path, b"".join(_line(rows[key]) for key in sorted(rows)))
+        self.replace(rows[key] for key in sorted(rows))
+
+    def replace(self, rows: Iterable[Metrics]) -> None:
+        """Make these the file's rows."""
+        write_atomic(self.path, b"".join(map(_line, rows)))
 
 
 def _line(row: Metrics) -> bytes:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from rl_motion.config import UserError, nearest
+from rl_motion.tracking.files import write_synced
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
 from rl_motion.types import Metrics
 
@@ -171,6 +174,7 @@ class MlflowTracker:
         from mlflow import MlflowClient
 
         settings = self._settings
+        make_database(settings.uri)
         client = MlflowClient(tracking_uri=settings.uri)
         experiment_id = _experiment(client, settings)
         found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{settings.key}'", max_results=1)
@@ -208,8 +212,7 @@ def check_uri(uri: str | None) -> None:
     """
     if uri is None:
         return
-    told = unquote(uri)
-    if "@" in told or _CREDENTIALS.search(told):
+    if holds_credentials(uri):
         raise UserError(
             "tracking.mlflow_uri: got a user name, password or token; want none (no `@`, no `password=`), because "
             "job.yaml, MLflow and logs repeat the URI; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
@@ -237,6 +240,34 @@ def check_uri(uri: str | None) -> None:
         raise UserError(
             "tracking.mlflow_uri: got a URI that names no place; want a host, or a file after sqlite:///; add it"
         )
+
+
+def holds_credentials(uri: str) -> bool:
+    """Whether a URI names a user or gives a password, key or token, or may."""
+    told = unquote(uri)
+    return "@" in told or _CREDENTIALS.search(told) is not None
+
+
+def make_database(uri: str) -> None:
+    """Make the file of a sqlite URI where there is none, whole or not at all.
+
+    MLflow makes its tables in many steps, and refuses for ever a file in which a kill left them half made.
+    """
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+        return
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "mlflow.db"
+        MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments()
+        whole = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            write_synced(whole, fresh.read_bytes())
+            with suppress(FileExistsError):  # another run was faster
+                os.link(whole, path)
+        finally:
+            whole.unlink(missing_ok=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

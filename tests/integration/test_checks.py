@@ -21,6 +21,7 @@ from rl_motion.config.load import dump_job
 from rl_motion.runtime import checks, frontend, sampling
 from rl_motion.runtime.build import Workshop, build_pool, check_job
 from rl_motion.runtime.frontend import Means
+from rl_motion.runtime.resuming import Changes
 from rl_motion.types import Prompt, Unit
 from tests import fakes
 from tests.fakes import real_job
@@ -79,7 +80,7 @@ def test_a_wrong_job_is_refused_before_anything_starts(
 ) -> None:
     means = Means(replace(fakes.WORKSHOP, check=check_job), fakes.evaluate)
     monkeypatch.setattr(frontend, "MEANS", means)
-    monkeypatch.setattr("rl_motion.runtime.run.identity", lambda job: {})
+    monkeypatch.setattr("rl_motion.runtime.resuming.changes", lambda *_: Changes((), ()))
     folder = tmp_path / "out" / job.name
     if how == "resume":
         shutil.rmtree(frontend.start(job, tmp_path / "out", Console(file=io.StringIO())).folder / "adapter")

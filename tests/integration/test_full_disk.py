@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from rl_motion.cli import app
 from rl_motion.config import Job
 from rl_motion.config.load import dump_job
-from rl_motion.runtime import commit, frontend, run, run_log
+from rl_motion.runtime import frontend, resuming, run_log
 from rl_motion.runtime.commit import Commits
 from rl_motion.runtime.frontend import Means
 from rl_motion.tracking.files import write_together
@@ -66,7 +66,7 @@ def ended_well(ended: Result, folder: Path) -> int:
     names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     assert not [name for name in names if ".writing-" in name or name.endswith(".partial")]
     for numbered in (folder / "commits").iterdir():
-        commit._read(numbered)
+        assert Commits(folder / "commits", 1).read(int(numbered.name)) is not None
     return saved
 
 
@@ -132,8 +132,8 @@ def test_a_log_without_room_is_no_reason_to_end(broken: bool, monkeypatch: pytes
     log.unlink()
     log.symlink_to("/dev/full")
     limit = ["--set", "train.iterations=4", "--set", "model.name=toy:nan_reward=2"]
-    original = run.identity
-    monkeypatch.setattr(run, "identity", lambda job: original(fakes.with_model(job, "toy")))
+    original = resuming.settings_of
+    monkeypatch.setattr(resuming, "settings_of", lambda job: original(fakes.with_model(job, "toy")))
     ended = rl_motion("resume", "runs/toy", *limit)
     if broken:
         assert ended.exit_code != 0

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault
-from rl_motion.runtime import frontend, ray_learners, run
+from rl_motion.runtime import frontend, ray_learners, resuming
 from rl_motion.runtime.pool import SystemFault
 from tests import fakes
 from tests.fakes import real_job, result, rows, toy_job
@@ -78,8 +78,8 @@ def test_control_gradients_added_as_they_arrive_would_be_seen(tmp_path: Path, mo
 
 
 def test_a_run_goes_on_with_another_number_of_learners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = run.identity
-    monkeypatch.setattr(run, "identity", lambda job: original(fakes.with_model(job, "toy")))
+    original = resuming.settings_of
+    monkeypatch.setattr(resuming, "settings_of", lambda job: original(fakes.with_model(job, "toy")))
     folder = tmp_path / "toy"
     with pytest.raises(KeyboardInterrupt):
         frontend.start(everything("toy:interrupt=1"), tmp_path, QUIET)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, UserError
-from rl_motion.runtime import frontend, run
+from rl_motion.runtime import frontend, opening, resuming, run
 from rl_motion.runtime.frontend import Means
 from tests import fakes
 from tests.fakes import result, rows, toy_job
@@ -46,12 +46,12 @@ def straight(tmp_path: Path) -> tuple[bytes, list[dict[str, float]]]:
 @pytest.fixture(autouse=True)
 def _model_is_not_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mishap is part of the toy's name; apart from it the jobs are the same."""
-    original = run.identity
+    original = resuming.settings_of
 
-    def without_mishap(job: Job) -> dict[str, object]:
+    def without_mishap(job: Job) -> dict[str, str]:
         return original(fakes.with_model(job, "toy"))
 
-    monkeypatch.setattr(run, "identity", without_mishap)
+    monkeypatch.setattr(resuming, "settings_of", without_mishap)
 
 
 def test_two_and_two_are_four(tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]]) -> None:
@@ -214,7 +214,7 @@ def test_control_a_run_that_lacks_another_setting_is_refused(tmp_path: Path, mon
     """Negative control: where a setting that the commit lacks has no default, the same folder is refused."""
     folder = interrupted(toy_job(), tmp_path, at=2)
     older(folder)
-    monkeypatch.setattr(run, "_not_named", lambda got: {})
+    monkeypatch.setattr(resuming, "_defaults", lambda got: {})
     with pytest.raises(UserError, match=r"algorithm\.advantages: got group; want None"):
         resume(folder)
 
@@ -249,8 +249,8 @@ def test_a_resumed_run_is_never_erased(
             resume(folder)
         assert "saved: 2 iterations" in caught.value.__notes__[0]
         assert "not up to date" in caught.value.__notes__[-1]
-    with run.reopen(folder, ["model.name=toy"]) as old, pytest.raises(ValueError, match="keep it"):
-        run.discard(old)
+    with opening.reopen(folder, ["model.name=toy"]) as old, pytest.raises(ValueError, match="keep it"):
+        opening.discard(old)
     assert result(resume(folder)) == straight
 
 
@@ -321,7 +321,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
     folder = frontend.start(toy_job(iterations=1), tmp_path, QUIET).folder
-    with run.reopen(folder), pytest.raises(UserError, match="another process"):
+    with opening.reopen(folder), pytest.raises(UserError, match="another process"):
         resume(folder)
     resume(folder)
 

@@ -11,11 +11,12 @@ import pytest
 
 from rl_motion.config import RunFault
 from rl_motion.runtime import commit
-from rl_motion.runtime.commit import LEARNER_FILE, Commits, Manifest
+from rl_motion.runtime.commit import LEARNER_FILE, LEDGER_FILE, Best, Commits, Manifest, behaviour_file
 from rl_motion.tracking import files
 
 FILES = {
     LEARNER_FILE: b"learner",
+    LEDGER_FILE: b"ledger",
     "adapter/adapter_config.json": b"config",
     "adapter/adapter_model.safetensors": b"adapter",
 }
@@ -55,6 +56,27 @@ def test_reads_back_what_was_written_and_keeps_the_last(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000003"]
 
 
+def test_the_best_stays_beside_the_last(tmp_path: Path) -> None:
+    store = Commits(tmp_path, keep=2)
+    for iteration, best in ((1, 1), (2, 1), (3, 1), (4, 1), (5, 5), (6, 5), (7, 5)):
+        chosen = Best(iteration=best, reward=0.5, low=None, high=None, measured={}, prompts_sha256="v")
+        store.write(manifest(iteration).model_copy(update={"best": chosen}), FILES)
+        assert set(store.iterations()) == {best, max(iteration - 1, 1), iteration}
+        found = store.newest()
+        assert found is not None and found.manifest.best == chosen
+
+
+def test_the_adapters_of_units_in_flight_are_part_of_a_commit(tmp_path: Path) -> None:
+    store = Commits(tmp_path, keep=2)
+    behind = manifest(4).model_copy(update={"behaviour": {2: "x", 3: "y"}})
+    older = {behaviour_file(2): b"two", behaviour_file(3): b"three"}
+    with pytest.raises(ValueError, match="want exactly"):
+        store.write(behind, FILES)
+    store.write(behind, FILES | older)
+    found = store.newest()
+    assert found is not None and found.files == FILES | older and found.manifest.behaviour == {2: "x", 3: "y"}
+
+
 @pytest.mark.parametrize("name", [LEARNER_FILE, "adapter/adapter_model.safetensors", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncated", "changed", "removed"])
 def test_a_damaged_commit_is_passed_over(
@@ -74,7 +96,7 @@ def test_a_damaged_commit_is_passed_over(
     assert "00000002 is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("calls", range(1, 10))
+@pytest.mark.parametrize("calls", range(1, 11))
 def test_a_crash_at_any_moment_leaves_the_commit_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:

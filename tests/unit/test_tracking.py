@@ -56,6 +56,36 @@ def test_flatten() -> None:
     }
 
 
+def test_mlflows_database_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes its tables in many steps; a kill between them would be the end of every run beside it."""
+    import sqlite3
+
+    from mlflow import MlflowClient
+
+    uri, path = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "mlflow.db"
+
+    def dies(*_: object) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_tracker, "write_synced", dies)
+        with pytest.raises(OSError, match="power cut"):
+            mlflow_tracker.make_database(uri)
+    assert list(tmp_path.iterdir()) == []
+    mlflow_tracker.make_database(uri)
+    assert list(tmp_path.iterdir()) == [path]
+    client = MlflowClient(tracking_uri=uri)
+    made = client.create_experiment("e")
+    mlflow_tracker.make_database(uri)  # what is there stays
+    assert client.get_experiment(made).name == "e"
+    # Control: one that was left half made stays broken.
+    half = tmp_path / "half.db"
+    with sqlite3.connect(half) as connection:
+        connection.execute("CREATE TABLE metrics (key VARCHAR(250) NOT NULL)")
+    with pytest.raises(Exception, match=r"already exists|duplicate|[Nn]o such"):
+        MlflowClient(tracking_uri=f"sqlite:///{half}").search_experiments()
+
+
 @pytest.mark.parametrize(
     "uri",
     [

@@ -26,6 +26,12 @@ def source(case: str, name: str, *says: str, mishap: Callable[[Desk], object] | 
     return Case(case, train(f'prompts.sources={{"{name}": 1}}'), says, mishap)
 
 
+def validation(case: str, name: str, *says: str, content: str | None = None) -> Case:
+    settings = ("evaluation.validate_every=1", "evaluation.validation_prompts=2", f'prompts.validation={{"{name}": 1}}')
+    mishap = None if content is None else lambda desk: desk.write(name, content)
+    return Case(case, train(*settings), ["prompts.validation" if content is None else name, *says], mishap)
+
+
 def as_folder(desk: Desk) -> None:
     desk.remove("prompts.txt")
     desk.path("prompts.txt").mkdir()
@@ -111,3 +117,25 @@ def test_a_pipe_is_refused(desk: Desk, hold: Callable[[Case], None]) -> None:
     """A pipe that nobody writes to must not hang the command."""
     os.mkfifo("pipe")
     hold(source("a pipe", "pipe", "'pipe'"))
+
+
+@table(
+    validation("validation on a test split", "target/test", "'target/test'", "use target/val"),
+    validation("validation on a train split", "source/train", "'source/train'", "use source/val"),
+    validation("validation on what is trained with", "prompts.txt", "'prompts.txt'", "6 are trained with", "number 0"),
+    validation("too few to validate with", "val.txt", "1 prompts of its own", "2 to take", content="a new one#12\n"),
+    validation("validation on texts too long", "val.txt", "1 prompts", "at most 64", content=f"{LONG}#12\n"),
+    Case(
+        "validation on motion too long",
+        train("evaluation.validate_every=1", "prompts.validation={val.txt: 1}"),
+        ["60 frames", "at most 59"],
+        lambda desk: desk.write("val.txt", "a walk#60\n"),
+    ),
+    Case(
+        "no file to validate with",
+        train("evaluation.validate_every=1", "prompts.validation={gone.txt: 1}"),
+        ["gone.txt", "No such file", "target/val"],
+    ),
+)
+def test_prompts_of_validation(case: Case, hold: Callable[[Case], None]) -> None:
+    hold(case)
