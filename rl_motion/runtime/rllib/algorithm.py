@@ -95,6 +95,8 @@ class DDPO(Algorithm):
 
     def save_to_path(self, path: str | Path | None = None, *, filesystem: Any = None, **options: Any) -> str:
         """RLlib's checkpoint, and beside it `adapter/` in peft's own format, for `rl-motion sample --adapter`."""
+        if path is not None and "://" not in str(path):
+            path = Path(path).absolute()  # RLlib takes no other
         saved = super().save_to_path(path, filesystem=filesystem, **options)
         disk = filesystem or (pyarrow.fs.FileSystem.from_uri(str(path))[0] if path else pyarrow.fs.LocalFileSystem())
         disk.create_dir(f"{saved}/adapter")
