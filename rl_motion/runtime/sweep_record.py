@@ -70,12 +70,13 @@ def begin(out: Path, job: Job, trials: Sequence[Trial], metric: str) -> Record:
     """The record of the sweep in `out`, a new one where there is none.
 
     Raises:
-        UserError: there is one of another sweep, or it cannot be read.
+        UserError: there is one of another sweep, it cannot be read, or runs are there that no sweep made.
     """
     tree = job.model_dump(mode="json")
     entries = [Entry(name=trial.name, fields=dict(trial.fields)) for trial in trials]
     new = Record(key=uuid.uuid4().hex, job=tree, metric=metric, trials=entries)
     if not (out / FILE).exists():
+        _refuse_strangers(out, entries)
         return new
     old = _read(out / FILE)
     same = json.loads(json.dumps([entry.fields for entry in entries])) == [entry.fields for entry in old.trials]
@@ -86,10 +87,10 @@ def begin(out: Path, job: Job, trials: Sequence[Trial], metric: str) -> Record:
         )
     old.metric = metric
     for entry in old.trials:
-        if entry.state == "finished":
+        if entry.state == "finished" and (out / entry.name / "report.json").is_file():
             judge(old, entry, out)
-        else:  # one that failed has another try
-            entry.state, entry.reason = "waiting", None
+        else:  # one that failed, or was removed since, has another try
+            entry.state, entry.reason, entry.value = "waiting", None, None
     return old
 
 
@@ -107,6 +108,15 @@ def judge(record: Record, entry: Entry, out: Path) -> None:
     names = [str(row[ITERATION]) for row in rows]
     entry.state, entry.reason = "finished", None
     entry.value = bootstrap_mean([row[record.metric] for row in rows], names, seed=0).as_dict()
+
+
+def _refuse_strangers(out: Path, entries: Sequence[Entry]) -> None:
+    """A run of that name that no sweep made would be gone on with as if it were the trial."""
+    there = [entry.name for entry in entries if (out / entry.name).exists()]
+    if there:
+        raise UserError(
+            f"got --out {out}, which has {there[0]} but no {FILE}; want a folder of its own; choose another --out"
+        )
 
 
 def _best(entries: Sequence[Entry]) -> str | None:

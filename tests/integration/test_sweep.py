@@ -13,11 +13,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
-from rl_motion.config import Job, RunFault
+from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import change_job, dump_job
 from rl_motion.runtime import frontend, sweep, sweep_watch
-from rl_motion.runtime.sweep_plan import Search
-from rl_motion.runtime.sweep_record import Record
+from rl_motion.runtime.sweep_plan import Search, plan
+from rl_motion.runtime.sweep_record import Record, begin
 from tests import fakes
 from tests.fakes import result, toy_job
 
@@ -114,9 +114,23 @@ def test_the_command_shows_trials_best_first_and_says_what_failed(tmp_path: Path
     assert "failed: toy-002: ValueError: a bug in unit 0" in ended.stderr
     assert f"best:    {out}/toy-001" in ended.stdout
     assert "training reward" in ended.stdout
-    other = CliRunner().invoke(app, ["sweep", str(path), "--grid", "train.seed=1,2", "--out", str(out)])
-    assert other.exit_code == 2
-    assert "which holds a sweep of another job, or over other values" in other.stderr
+
+
+def test_what_another_sweep_or_no_sweep_has_made_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trials = plan(toy_job(), RATES)
+    begin(out, toy_job(), trials, "reward/total").write(out)
+    assert begin(out, toy_job(), trials, "reward/total").trials[0].state == "waiting"
+    for job, grid in ((toy_job(), "train.seed=1,2"), (toy_job(iterations=5), RATES.grid[0])):
+        with pytest.raises(UserError, match="which holds a sweep of another job, or over other values; want"):
+            begin(out, job, plan(job, Search([grid])), "reward/total")
+    (out / "toy-002").mkdir()
+    (out / "sweep.json").unlink()
+    with pytest.raises(UserError, match=r"which has toy-002 but no sweep.json; want .*; choose another"):
+        begin(out, toy_job(), trials, "reward/total")
+    (out / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=r"which is no record of a sweep"):
+        begin(out, toy_job(), trials, "reward/total")
 
 
 def test_a_sweep_of_which_nothing_ends_well_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
