@@ -94,6 +94,7 @@ def _tune(record: Record, trials: Sequence[Trial], out: Path, console: Console) 
 
     jobs = {trial.name: _nested(trial.job, record.key) for trial in trials}
     work = partial(_trial, jobs=jobs, out=out, means=frontend.MEANS)
+    iterations = {name: job.train.iterations for name, job in jobs.items()}
     cpus = min(max(trial.job.runtime.threads for trial in trials), max(1.0, resources().get("CPU", 1.0)))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(dir=out, prefix=_SCRATCH) as scratch:
@@ -101,7 +102,7 @@ def _tune(record: Record, trials: Sequence[Trial], out: Path, console: Console) 
             tune.with_resources(work, {"cpu": cpus}),
             param_space={"trial": tune.grid_search(list(jobs))},
             run_config=tune.RunConfig(
-                name="sweep", storage_path=scratch, verbose=0, callbacks=[Watch(record, out, console)]
+                name="sweep", storage_path=scratch, verbose=0, callbacks=[Watch(record, iterations, out, console)]
             ),
         )
         tuner.fit()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -49,9 +51,11 @@ def plan(job: Job, search: Search) -> list[Trial]:
         UserError: nothing varies, a key is none of the schema, or a trial's job does not fit it.
     """
     found = [
-        Trial(name, fields, change_job(job, [*sets, f"name={name}", "runtime.backend=local"]))
-        for name, fields, sets in _named(job.name, _variants(search, job.train.seed))
+        _trial(change_job(job, [*_sets(fields), f"name={job.name[:58]}-{number:03d}", "runtime.backend=local"]), fields)
+        for number, fields in enumerate(islice(_variants(search, job.train.seed), _MOST + 1), start=1)
     ]
+    if len(found) > _MOST:
+        raise UserError(f"got more than {_MOST} trials; want fewer; vary fewer keys or values")
     alike = {dump_job(trial.job.model_copy(update={"name": "any"})): trial for trial in found}
     if len(alike) < len(found):
         raise UserError(
@@ -81,11 +85,18 @@ def check_metric(metric: str, trials: Sequence[Trial]) -> None:
         )
 
 
-def _named(name: str, variants: Iterator[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
-    for number, fields in enumerate(variants, start=1):
-        if number > _MOST:
-            raise UserError(f"got more than {_MOST} trials; want fewer; vary fewer keys or values")
-        yield f"{name[:58]}-{number:03d}", fields, [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+def _sets(fields: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in fields.items()]
+
+
+def _trial(job: Job, fields: Iterable[str]) -> Trial:
+    """With its fields as the job has them: YAML's `3e-4` is a text."""
+    tree = job.model_dump(mode="json")
+    return Trial(job.name, {key: reduce(_into, key.split("."), tree) for key in fields}, job)
+
+
+def _into(node: Any, part: str) -> Any:
+    return node[int(part)] if isinstance(node, list) else node[part]
 
 
 def _variants(search: Search, seed: int) -> Iterator[dict[str, Any]]:

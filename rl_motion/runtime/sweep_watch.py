@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 
 from rl_motion.evaluation.format import interval, number
@@ -14,12 +15,13 @@ from rl_motion.runtime.progress import PLAIN_EVERY_S
 from rl_motion.runtime.sweep_record import Record
 
 
-class Watch(Callback):
-    """Writes down and says how trials end. Tune calls it; `trial` is Tune's."""
+class Watch(TrialProgressCallback):
+    """Writes down and says how trials end, in the place of Tune's own. Tune calls it; `trial` is Tune's."""
 
-    def __init__(self, record: Record, out: Path, console: Console) -> None:
-        """Starts counting now."""
-        self._record, self._out, self._console = record, out, console
+    def __init__(self, record: Record, iterations: Mapping[str, int], out: Path, console: Console) -> None:
+        """Starts counting now; `iterations` is how many each trial has."""
+        super().__init__()
+        self._record, self._iterations, self._out, self._console = record, iterations, out, console
         self._running: set[str] = set()
         self._spoke = time.monotonic()
 
@@ -37,6 +39,9 @@ class Watch(Callback):
         """A trial has ended, well or with a reason."""
         self._end(trial.config["trial"], result["reason"])
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """After its result, which said all."""
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial's process has ended before it could say why."""
         name = trial.config["trial"]
@@ -45,7 +50,7 @@ class Watch(Callback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Tune has looked at its trials again."""
         if self._running and time.monotonic() - self._spoke >= PLAIN_EVERY_S:
-            self._say("  ".join(f"{name} {self._iterations(name)}" for name in sorted(self._running)))
+            self._say("  ".join(f"{name} {self._done(name)}" for name in sorted(self._running)))
 
     def _end(self, name: str, reason: str | None) -> None:
         self._running.discard(name)
@@ -57,10 +62,10 @@ class Watch(Callback):
             told = f"{self._record.metric} {number(float(entry.value['value'] or 0.0))} {interval(entry.value)}"
         self._say(f"{name}: {told}  ({over} of {len(self._record.trials)} over)")
 
-    def _iterations(self, name: str) -> str:
+    def _done(self, name: str) -> str:
         rows = self._out / name / "metrics.jsonl"
         done = rows.read_bytes().count(b"\n") if rows.exists() else 0
-        return f"iteration {done}"
+        return f"iteration {done}/{self._iterations[name]}"
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()

@@ -24,6 +24,8 @@ def test_a_grid_is_a_product_and_every_trial_a_job_of_its_own() -> None:
     assert [trial.name for trial in trials] == ["demo-001", "demo-002", "demo-003", "demo-004"]
     got = {(trial.job.train.learning_rate, trial.job.rewards[0].name) for trial in trials}
     assert got == {(rate, name) for rate in (3e-4, 7e-4) for name in ("tmr", "tmr_contrastive")}
+    assert trials[0].fields.keys() == {"train.learning_rate", "rewards.0.name", "algorithm.kl_target"}
+    assert {trial.fields["train.learning_rate"] for trial in trials} == {3e-4, 7e-4}
     assert {(trial.job.runtime.backend, trial.job.train.seed) for trial in trials} == {("local", 0)}
 
 
