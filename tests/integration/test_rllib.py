@@ -115,6 +115,7 @@ def test_a_checkpoint_that_comes_back_as_another_adapter_is_refused(build: Build
         algo.set_state(algo.get_state() | {"sha256": "0" * 64})
 
 
+@pytest.mark.slow
 def test_a_runner_that_dies_is_replaced_and_costs_time_only(build: Build, tmp_path: Path) -> None:
     snapshot, _ = local(toy_job())
     marker = tmp_path / "crashed"
@@ -127,6 +128,7 @@ def test_a_runner_that_dies_is_replaced_and_costs_time_only(build: Build, tmp_pa
     assert group.num_remote_worker_restarts() == 1
 
 
+@pytest.mark.slow
 def test_a_unit_that_always_kills_its_runner_ends_the_training(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_bug_reaches_the_user_at_once_and_restarts_nothing(build: Build, runne
     assert (group.num_healthy_remote_env_runners(), group.num_remote_worker_restarts()) == (runners, 0)
 
 
+@pytest.mark.slow
 def test_the_page_for_rllib_users_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its snippets run as they are, but with the toy in the demo's place; Tune's trials are the loop's runs."""
     from rl_motion.runtime.rllib import config as made

@@ -21,7 +21,6 @@ from rl_motion.runtime.sweep_record import Record, begin
 from tests import fakes
 from tests.fakes import result, toy_job
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 RATES = Search(grid=["train.learning_rate=0.01,0.05"])
 
 
@@ -53,6 +52,9 @@ def nested(database: Path) -> dict[str, tuple[str, str | None, str]]:
     return found
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_trials_are_runs_one_that_dies_ends_no_other_and_the_same_again_goes_on(tmp_path: Path) -> None:
     out, marker = tmp_path / "out", tmp_path / "crashed"
     uri = "sqlite:///{out}/mlflow.db"
@@ -83,6 +85,9 @@ def test_trials_are_runs_one_that_dies_ends_no_other_and_the_same_again_goes_on(
     }
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_ctrl_c_ends_it_with_a_word_on_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = sweep_watch.Watch.on_trial_start
 
@@ -104,6 +109,9 @@ def test_ctrl_c_ends_it_with_a_word_on_how_to_go_on(tmp_path: Path, monkeypatch:
         assert result(tmp_path / "out" / entry.name) == plain(toy_job(), tmp_path / entry.name, override)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_command_shows_trials_best_first_and_says_what_failed(tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(dump_job(toy_job()))
@@ -134,6 +142,7 @@ def test_what_another_sweep_or_no_sweep_has_made_is_refused(tmp_path: Path) -> N
 
 
 def test_a_sweep_of_which_nothing_ends_well_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "connect", lambda: False)
     monkeypatch.setattr(sweep, "_tune", lambda record, _, out, __: record.end("toy-001", "a bug in unit 0", out))
     with pytest.raises(RunFault, match=r"no trial that ended well:\n  toy-001: a bug in unit 0"):
         run(toy_job(), Search(grid=["train.seed=1"]), tmp_path)
