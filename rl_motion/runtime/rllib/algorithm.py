@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from rl_motion.types import Unit
 
 ATTEMPTS = 4
 """How often an iteration's missing units are asked for before it gives up on system errors."""
+_RESTART_S = 120.0
+"""How long to wait for a runner where all have died."""
 _log = logging.getLogger(__name__)
 
 
@@ -109,6 +112,14 @@ class DDPO(Algorithm):
         """As any Checkpointable; without the push of weights that RLlib adds (see Runner)."""
         Checkpointable.restore_from_path(self, path, **options)
 
+    def _await_runner(self, group: Any) -> None:
+        """Until one answers: while an actor restarts, requests to it fail at once and would use the attempts up."""
+        patience = time.monotonic() + _RESTART_S
+        while not self.restore_env_runners(group) and not group.num_healthy_remote_env_runners():
+            if time.monotonic() > patience:
+                return
+            time.sleep(0.2)
+
     def _sample(self, units: Sequence[Unit]) -> list[Sampled]:
         """Every unit under the learner's adapter, in unit order."""
         snapshot, group = self.learner_group.snapshot, self.env_runner_group
@@ -123,7 +134,7 @@ class DDPO(Algorithm):
                 break
             if attempt:
                 _log.warning("env runners died; asking for %d units again", len(missing))
-                self.restore_env_runners(group)
+                self._await_runner(group)
             for answer in _ask(group, request, missing):
                 found[answer.index] = _value(answer)
         else:
