@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
+from rl_motion.cli_sweep import sweep
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def ui(
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where])
 
 
+app.command()(sweep)
 app.command()(submit)
 app.add_typer(jobs)
 

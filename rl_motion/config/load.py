@@ -65,6 +65,14 @@ def load_job(source: str | Path, overrides: Sequence[str] = (), seed: int | None
     return _validate(tree, str(path), sets)
 
 
+def change_job(job: Job, overrides: Sequence[str]) -> Job:
+    """The job with overrides applied in order, as in `load_job`; raises UserError."""
+    tree = job.model_dump(mode="json")
+    for override in overrides:
+        _apply(tree, override)
+    return _validate(tree, f"job {job.name}", overrides)
+
+
 def dump_job(job: Job) -> str:
     """The resolved job as YAML, every default written out; `load_job` reads it back to an equal job."""
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

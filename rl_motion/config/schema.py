@@ -269,6 +269,8 @@ class TrackingConfig(Section):
     mlflow_uri: str | None = "sqlite:///{out}/mlflow.db"
     """`{out}` is the folder given with --out."""
     experiment: str = "rl_motion"
+    parent: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """Key of the sweep that the run belongs to, whose MLflow run it is nested in; `rl-motion sweep` sets it."""
 
 
 class Job(Section):

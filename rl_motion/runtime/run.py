@@ -232,6 +232,7 @@ class Run:
             artifacts=out / "mlartifacts",
             params=flatten(self.job.model_dump(mode="json")),
             tags={"rl_motion.pool_sha256": self._pool_sha256, "rl_motion.folder": str(self.folder.resolve())},
+            parent=self.job.tracking.parent,
         )
 
 

@@ -28,6 +28,7 @@ from rl_motion.types import Metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 KEY_TAG = "rl_motion.run_id"
 _PARAM_LENGTH = 500
@@ -51,8 +52,8 @@ _log = logging.getLogger(__name__)
 class MlflowSettings:
     """Where to and as what a run is recorded.
 
-    `key` names our run on the server, over all its resumes; `artifacts` is where a database without a server
-    keeps files; `params` are logged once.
+    `key` names our run on the server, over all its resumes, `parent` that of the run that it is nested in;
+    `artifacts` is where a database without a server keeps files; `params` are logged once.
     """
 
     uri: str
@@ -62,6 +63,7 @@ class MlflowSettings:
     artifacts: Path
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    parent: str | None = None
 
 
 class MlflowTracker:
@@ -177,16 +179,14 @@ class MlflowTracker:
         make_database(settings.uri)
         client = MlflowClient(tracking_uri=settings.uri)
         experiment_id = _experiment(client, settings)
-        found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{settings.key}'", max_results=1)
-        if found:
-            run = found[0]
+        run = _find(client, experiment_id, settings.key)
+        if run is not None:
             client.update_run(run.info.run_id, status="RUNNING")
             history = client.get_metric_history(run.info.run_id, ITERATION)
             self._sent = {int(metric.step) for metric in history}
         else:
-            run = client.create_run(
-                experiment_id, tags={KEY_TAG: settings.key, **settings.tags}, run_name=settings.run_name
-            )
+            tags = {KEY_TAG: settings.key, **settings.tags, **_nesting(client, experiment_id, settings.parent)}
+            run = client.create_run(experiment_id, tags=tags, run_name=settings.run_name)
         for name, value in settings.params.items():
             if _allowed(name) not in run.data.params:
                 client.log_param(run.info.run_id, _allowed(name), value[:_PARAM_LENGTH])
@@ -284,6 +284,27 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _allowed(name: str) -> str:
     """MLflow takes letters, digits and `_-. /:` in names; a prompt file's path may hold others."""
     return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)[:250]
+
+
+def _find(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
+def _nesting(client: MlflowClient, experiment_id: str, parent: str | None) -> dict[str, str]:
+    """The tag that nests a run in its parent.
+
+    Raises:
+        LookupError: the server does not have the parent yet; whoever follows this run tries again.
+    """
+    if parent is None:
+        return {}
+    run = _find(client, experiment_id, parent)
+    if run is None:
+        raise LookupError("the sweep's own run is not there yet")
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    return {MLFLOW_PARENT_RUN_ID: run.info.run_id}
 
 
 def _experiment(client: MlflowClient, settings: MlflowSettings) -> str:

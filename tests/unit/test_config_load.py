@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl_motion.config import Job, UserError
-from rl_motion.config.load import dump_job, load_job
+from rl_motion.config.load import change_job, dump_job, load_job
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -104,3 +104,12 @@ def test_items_of_a_default_list_are_addressed_by_number(tmp_path):
     job = load_job(path, ["rewards.0.weight=2", "adapter.targets.1=condition"])
     assert [(reward.name, reward.weight) for reward in job.rewards] == [("tmr", 2.0)]
     assert job.adapter.targets == ("attention", "condition", "condition")
+
+
+def test_a_job_is_changed_as_a_file_is() -> None:
+    job = load_job("demo")
+    assert change_job(job, ["train.seed=3", "rewards.0.weight=2"]) == load_job(
+        "demo", ["train.seed=3", "rewards.0.weight=2"]
+    )
+    with pytest.raises(UserError, match=r"job demo: got the unknown key 'train.sed' .*did you mean 'train.seed'"):
+        change_job(job, ["train.sed=3"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,13 @@ def test_real_mlflow_over_two_processes_of_one_run(tmp_path: Path) -> None:
         assert steps == [0, 1, 2, 3, 4]
     assert [file.path for file in client.list_artifacts(run.info.run_id, "adapter")] == ["adapter/weights"]
     assert (tmp_path / "art").is_dir()
+
+    nested = replace(settings(tmp_path, uri), key="trial", parent="sweep")
+    trial = MlflowTracker(nested, JsonlTracker(tmp_path / "none"), [])
+    time.sleep(0.5)  # the parent is not there yet: nothing is recorded outside of it
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    sweep = MlflowTracker(replace(nested, key="sweep", parent=None), JsonlTracker(tmp_path / "none"), [])
+    assert sweep.finish("FINISHED", [], 120)
+    assert trial.finish("FINISHED", [], 120)
+    inside = f"tags.`mlflow.parentRunId` = '{sweep.run_id}'"
+    assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], inside)] == [trial.run_id]
