@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
+from rl_motion.cli_watch import scale, status
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def ui(
 
 
 app.command()(submit)
+app.command()(scale)
+app.command()(status)
 app.add_typer(jobs)
 
 

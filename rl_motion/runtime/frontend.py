@@ -19,6 +19,7 @@ from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
+from rl_motion.runtime.watcher import watching_run
 from rl_motion.runtime.workers import Snapshot
 from rl_motion.types import Metrics, Prompt
 
@@ -127,16 +128,21 @@ def _train(held: run.Run, console: Console) -> RewardFiles:
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256)
-    with closing(make_backend(job, MEANS.workshop.carrying(files))) as backend:
+    with (
+        closing(make_backend(job, MEANS.workshop.carrying(files))) as backend,
+        watching_run(held.folder, job, backend, held.iterations or 0, held.mlflow_behind) as watcher,
+    ):
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
         held.begin(snapshot)
+        watcher.begin(snapshot.version)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
             def record(iteration: int, after: Snapshot, metrics: Metrics) -> None:
                 held.record(iteration, after, metrics)
                 watch.show(iteration, metrics)
+                watcher.iteration(iteration, metrics)
 
             loop.train(job, pool, backend, snapshot, record)
     return files

@@ -5,9 +5,7 @@ DIR/<run>/job.yaml  metrics.jsonl  commits/  adapter/  report.json  report.html 
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -19,6 +17,8 @@ from typing import Any
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, Commit, Commits, Manifest
+from rl_motion.runtime.held import held
+from rl_motion.runtime.status_file import State, ended
 from rl_motion.runtime.workers import Snapshot
 from rl_motion.tracking.files import missing_folders, remove_empty, write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
@@ -58,6 +58,10 @@ class Run:
     def wall_s(self) -> float:
         """Seconds of work so far, over all resumes."""
         return self._wall_before_s + time.monotonic() - self._started
+
+    def mlflow_behind(self) -> int | None:
+        """Rows that MLflow lacks; None without MLflow."""
+        return self._mlflow.behind() if self._mlflow else None
 
     def rest_on(self, pool_sha256: str, weights_sha256: dict[str, str]) -> None:
         """Say which prompts and frozen weights this machine has, before anything starts.
@@ -108,8 +112,9 @@ class Run:
             for name in ADAPTER_FILES:
                 write_atomic(self.folder / name, commit.files[name])
 
-    def end(self, status: str) -> None:
-        """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
+    def end(self, status: State) -> None:
+        """Say how the run ended, publish the adapter and close the run in MLflow: FINISHED, FAILED or KILLED."""
+        ended(self.folder, status, time.time())
         self.publish_adapter()
         if self._mlflow is None:
             return
@@ -170,7 +175,7 @@ def create(job: Job, out: Path) -> Iterator[Run]:
         ) from None
     new: Run | None = None
     try:
-        with _held(folder):
+        with held(folder):
             new = Run(folder, job)
             yield new
     finally:
@@ -197,7 +202,7 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
     )
     if not (folder / "commits").is_dir():
         raise nothing
-    with _held(folder):
+    with held(folder):
         commit = Commits(folder / "commits", job.runtime.keep_commits).newest()
         if commit is None:
             raise nothing
@@ -272,29 +277,6 @@ def _fresh(out: Path, name: str) -> Path:
             continue
         return folder
     raise UserError(f"got 100000 runs named {name!r} in {out}; want another name; set `name` in the job")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
-    (folder / "logs").mkdir(exist_ok=True)
-    descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    handler = logging.FileHandler(folder / "logs" / "run.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("rl_motion")
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"got {folder}, a run that another process is working on; want one at a time; wait for it or end it"
-            ) from None
-        logger.addHandler(handler)
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-        os.close(descriptor)
 
 
 def discard(run: Run) -> None:

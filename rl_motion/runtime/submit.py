@@ -73,6 +73,20 @@ def to_resume(run: str, overrides: Sequence[str] = (), source: str | None = None
     return Submission(name, " ".join(["rl-motion resume", where, *words]), files)
 
 
+def to_look(command: str, run: str, words: Sequence[str]) -> Submission:
+    """A command of `rl-motion` on a run that lies on the cluster's disks.
+
+    Args:
+        command: such as status.
+        run: its folder there.
+        words: the command's options; nothing in them needs quoting.
+
+    Raises:
+        UserError: `run` is no place on a cluster.
+    """
+    return Submission(command, " ".join(["rl-motion", command, _there("RUN", run), *words]))
+
+
 def files_of(job: Job) -> dict[str, bytes]:
     """The files that a job names by relative path: prompts, plugins, calibration.
 
