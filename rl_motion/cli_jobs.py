@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from rl_motion.cli_guard import guarded, printable
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
-    from rl_motion.runtime.job_server import JobServer
+    from rl_motion.runtime.job_server import JobServer, Submission
 
 jobs = typer.Typer(name="jobs", help="What was submitted to a cluster: list it, read along, stop it.")
 
@@ -131,6 +132,19 @@ def stop(job_id: IdArgument, address: AddressOption) -> None:
             typer.echo(f"stopped: {job_id}\n{_how_to_resume(server)}")
         else:
             typer.echo(f"{job_id} had ended before")
+
+
+def followed(server: JobServer, submission: Submission, show: Callable[[str], None]) -> int:
+    """Submit a short command and show what it says; its exit code. Ctrl-C ends it there too."""
+    job_id = server.submit(submission)
+    try:
+        ended = server.follow(job_id, show)
+    except KeyboardInterrupt:
+        server.stop(job_id)
+        raise
+    if ended.exit_code:
+        typer.echo(printable(f"job {job_id}: {ended.reason}"), err=True)
+    return ended.exit_code
 
 
 def _read_along(server: JobServer, job_id: str) -> int:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from rl_motion.cli_guard import guarded, printable
+from rl_motion.cli_jobs import followed
 from rl_motion.config.errors import UserError
 
 _REFRESH_S = 1.0
@@ -151,22 +152,13 @@ def _status_there(run: str, watch: bool, as_json: bool, address: str) -> int:
 
 
 def _there(address: str, command: str, run: str, words: list[str], show: Callable[[str], None]) -> int:
-    """Run a command of `rl-motion` on a run of the cluster; its exit code. Ctrl-C ends it there too."""
+    """Run a command of `rl-motion` on a run of the cluster; its exit code."""
     from rl_motion.runtime.job_server import JobServer, check_address
     from rl_motion.runtime.submit import to_look
 
     check_address(address)
     asked = to_look(command, run, words)
-    server = JobServer(address)
-    job_id = server.submit(asked)
-    try:
-        ended = server.follow(job_id, show)
-    except KeyboardInterrupt:
-        server.stop(job_id)
-        raise
-    if ended.exit_code:
-        typer.echo(printable(f"job {job_id}: {ended.reason}"), err=True)
-    return ended.exit_code
+    return followed(JobServer(address), asked, show)
 
 
 @contextmanager
