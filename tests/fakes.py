@@ -2,7 +2,8 @@
 
 Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
 `toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:bug` raises in every rollout,
-`toy:interrupt=N` is Ctrl-C in iteration N. In the second update, `toy:crash_learner=FILE` ends the process once,
+`toy:interrupt=N` is Ctrl-C in iteration N, `toy:poison=N` ends
+every process that samples prompt N. In the second update, `toy:crash_learner=FILE` ends the process once,
 `toy:bug_learner=N` raises and `toy:nan=N` gives NaN in unit N, and `toy:drift=FILE` moves the adapter, once.
 """
 
@@ -130,6 +131,8 @@ class TinyPolicy:
             raise KeyboardInterrupt
         if kind == "crash" and unit.index == 1:
             die_once(Path(where))
+        if kind == "poison" and any(prompt.text.endswith(f" {where}") for prompt in unit.prompts):
+            os._exit(1)
 
     def _misbehave_in_replay(self, unit: Unit) -> float:
         """The factor of the log-probs: 1, or NaN."""
@@ -285,7 +288,8 @@ def learn(job: Job, workshop: Workshop) -> list[Metrics]:
     """Metrics of every iteration of the real loop in this process, without a folder."""
     found: list[Metrics] = []
     backend = LocalBackend(job, workshop)
-    loop.train(job, workshop.pool(job), backend, backend.start(), lambda _, __, metrics: found.append(metrics))
+    state = loop.State(backend.start())
+    loop.train(job, workshop.pool(job), backend, state, lambda _, __, metrics: found.append(metrics))
     return found
 
 

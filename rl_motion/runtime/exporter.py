@@ -57,7 +57,7 @@ _OF_ROWS = {
     "prompts_set_aside": "prompts/set_aside",
 }
 """Gauges that are a metric of the last row."""
-_REASONS = ("died", "hung", "lost", "unsound")
+_REASONS = ("died", "hung", "lost", "unsound", "learner")
 _SKIPPED = "learner/skipped_steps"
 
 Sample = tuple[str, dict[str, str], float]

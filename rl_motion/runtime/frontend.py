@@ -20,7 +20,6 @@ from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
 from rl_motion.runtime.watcher import watching_run
-from rl_motion.runtime.workers import Snapshot
 from rl_motion.types import Metrics, Prompt
 
 Report = Mapping[str, Any]
@@ -139,12 +138,12 @@ def _train(held: run.Run, console: Console) -> RewardFiles:
         watcher.begin(snapshot.version)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
-            def record(iteration: int, after: Snapshot, metrics: Metrics) -> None:
-                held.record(iteration, after, metrics)
+            def record(iteration: int, after: loop.State, metrics: Metrics) -> None:
+                held.record(iteration, after.snapshot, metrics)
                 watch.show(iteration, metrics)
                 watcher.iteration(iteration, metrics)
 
-            loop.train(job, pool, backend, snapshot, record)
+            loop.train(job, pool, backend, loop.State(snapshot), record)
     return files
 
 

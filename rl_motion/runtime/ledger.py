@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rl_motion.config import RunFault
 from rl_motion.types import Unit
 
 
@@ -16,6 +17,20 @@ class SetAside:
 
     iteration: int
     reason: str
+
+
+def refuse_many(set_aside: Collection[str], drawn: int, reasons: Sequence[str]) -> None:
+    """A tenth of the prompts may be set aside, and one in any case: more are no matter of prompts.
+
+    Raises:
+        RunFault: there are more.
+    """
+    most = max(1, drawn // 10)
+    if len(set_aside) > most:
+        raise RunFault(
+            f"got {len(set_aside)} prompts of {drawn} that no worker survives or answers ({reasons[-1][:300]}); want "
+            f"{most} at most, as more are no matter of prompts; look at the workers' logs, and resume the run"
+        )
 
 
 class Ledger:
@@ -33,7 +48,9 @@ class Ledger:
         What came out less than `lag` + 1 iterations before does not count yet: units are sampled so far ahead, and what
         an iteration is made of must not depend on what happened to be known.
         """
-        kept = (replace(unit, prompts=tuple(p for p in unit.prompts if not self._out(p.id, unit, lag))) for unit in units)
+        kept = (
+            replace(unit, prompts=tuple(p for p in unit.prompts if not self._out(p.id, unit, lag))) for unit in units
+        )
         return [unit for unit in kept if unit.prompts]
 
     def count(self, units: Iterable[Unit]) -> None:
@@ -41,9 +58,14 @@ class Ledger:
         self.taught.update(prompt.id for unit in units for prompt in unit.prompts)
 
     def put_aside(self, iteration: int, reasons: Mapping[str, str]) -> None:
-        """Prompts that cannot be worked on, by id; the first reason stays."""
+        """Prompts that cannot be worked on, by id; the first reason stays.
+
+        Raises:
+            RunFault: they become too many of those that were drawn.
+        """
         for prompt_id, reason in reasons.items():
             self.set_aside.setdefault(prompt_id, SetAside(iteration, reason))
+        refuse_many(self.set_aside.keys(), len(self.taught.keys() | self.set_aside.keys()), [*reasons.values()])
 
     def to_bytes(self) -> bytes:
         """As JSON, sorted: the same ledger gives the same bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from rl_motion.config import Job, UserError
@@ -24,7 +24,7 @@ class LocalBackend:
         self._rollout = RolloutWorker(job, workshop)
         self._reward = RewardWorker(job, workshop)
         self._learner = LearnerWorker(job, workshop)
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._calls: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._at_work: Role | None = None
@@ -56,8 +56,8 @@ class LocalBackend:
     def scale(self, role: Role, workers: int, reason: str) -> None:
         """Refused: there is one process."""
         raise UserError(
-            f"got {workers} {role} workers for a run in one process; want runtime.backend=ray; end the run and resume it "
-            "with --set runtime.backend=ray"
+            f"got {workers} {role} workers for a run in one process; want runtime.backend=ray; end the run and resume "
+            "it with --set runtime.backend=ray"
         )
 
     def status(self) -> Status:

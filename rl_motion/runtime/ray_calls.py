@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
 from ray import exceptions
+from ray._private.state import state
 
 from rl_motion.config import RunFault, UserError
-
-ATTEMPTS = 4
-"""How often one call is tried before a run gives up on its system errors."""
+from rl_motion.runtime.pool import SAY_S, SystemFault
 
 _SYSTEM_ERRORS = (
     exceptions.RayActorError,
@@ -21,17 +21,35 @@ _SYSTEM_ERRORS = (
     exceptions.ObjectLostError,
     exceptions.OutOfMemoryError,
 )
-_PATIENCE_S = 60.0
+_TICK_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-class SystemFault(RunFault):
-    """A call failed because of machines, not because of code; `lost`: an object it needed is gone."""
+class RayCalls:
+    """`Calls` (rl_motion.runtime.pool) made to Ray's actors."""
 
-    def __init__(self, cause: BaseException) -> None:
-        """Keep what Ray said."""
-        super().__init__(str(cause).strip().splitlines()[0])
-        self.lost = isinstance(cause, exceptions.ObjectLostError)
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def wait(self, refs: Collection[Any], timeout_s: float) -> list[Any]:
+        """Those that are done, after this time at the latest."""
+        every = list(refs)
+        done, _ = ray.wait(every, num_returns=1, timeout=timeout_s, fetch_local=False)
+        return done and list(ray.wait(every, num_returns=len(every), timeout=0, fetch_local=False)[0])
+
+    def get(self, ref: Any) -> Any:
+        """The value, or the error that the user should see."""
+        return get(ref)
+
+    def end(self, actor: Any) -> None:
+        """Kill it, dead or alive."""
+        ray.kill(actor)
+
+    def draining(self) -> Collection[str]:
+        """Nodes that will soon be taken away: preempted ones, and those that an autoscaler gives back."""
+        # What Ray Train asks for the same purpose; Ray has no public way.
+        return list(state.get_draining_nodes())
 
 
 def get(ref: Any) -> Any:
@@ -52,7 +70,7 @@ def get(ref: Any) -> Any:
 def _fault(error: BaseException) -> RunFault:
     """What a system error means for the run: an actor that could not even be made would fail again."""
     if not (isinstance(error, exceptions.RayActorError) and error.actor_init_failed):
-        return SystemFault(error)
+        return SystemFault(error, lost=isinstance(error, exceptions.ObjectLostError))
     _log.error("a worker could not be made: %s", error)
     reason = str(error).strip().splitlines()[-1]
     return RunFault(
@@ -61,32 +79,35 @@ def _fault(error: BaseException) -> RunFault:
     )
 
 
-def any_of(refs: list[Any]) -> list[Any]:
-    """Those that are done, at least one; says what it waits for, as a cluster may take minutes to grow."""
-    while True:
-        done, missing = ray.wait(refs, num_returns=1, timeout=_PATIENCE_S, fetch_local=False)
-        if done:
-            return done
-        _log.warning("waiting for %d answers; the cluster offers %s", len(missing), resources())
+def all_of(
+    refs: Sequence[Any], deadline_s: float = float("inf"), check: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """All values; the first error at once, whosever it is, since the others may work for long.
 
+    Args:
+        refs: what to wait for.
+        deadline_s: together.
+        check: called now and then; may raise what ends the waiting.
 
-def all_of(refs: Sequence[Any]) -> list[Any]:
-    """All values; the first error at once, whosever it is, since the others may work for long."""
-    missing = list(refs)
+    Raises:
+        SystemFault: the deadline passed, or a machine failed.
+    """
+    missing, started, said = list(refs), time.monotonic(), 0.0
     while missing:
-        for ref in any_of(missing):
+        done, _ = ray.wait(missing, num_returns=1, timeout=_TICK_S, fetch_local=False)
+        for ref in done:
             get(ref)
             missing.remove(ref)
+        check()
+        waited = time.monotonic() - started
+        if missing and waited > deadline_s:
+            raise SystemFault(f"no answer within {deadline_s:g} s, runtime.deadline_s")
+        if missing and waited - said > SAY_S:  # a cluster may take minutes to grow
+            said = waited
+            _log.warning("waiting for %d answers; the cluster offers %s", len(missing), resources())
     return [get(ref) for ref in refs]
 
 
 def resources() -> dict[str, float]:
     """What the cluster offers."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def given_up(what: str) -> RunFault:
-    """The error after `ATTEMPTS` system errors."""
-    return RunFault(
-        f"{what} failed {ATTEMPTS} times because workers or nodes died; look at `ray status` and resume the run"
-    )

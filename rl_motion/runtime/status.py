@@ -17,8 +17,8 @@ Role = Literal["rollout", "reward", "learner"]
 class PoolStatus:
     """One pool of workers.
 
-    wanted: as many as the job, `rl-motion scale` or the controller ask for. ready: at work or idle. busy: of these, in a
-    call. coming: on their way. leaving: in their last call.
+    wanted: as many as the job, `rl-motion scale` or the controller ask for. ready: at work or idle. busy: of these, in
+    a call. coming: on their way. leaving: in their last call.
     calls, rows, busy_s: finished calls, the rows (samples) in them, and the seconds that workers spent in them.
     recent_s: median seconds of the last calls; None before the first.
     gpus: that Ray set aside for its workers.

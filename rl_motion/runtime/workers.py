@@ -48,7 +48,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The adapter that units are sampled with: its version, its checksum, and the safetensors file that workers load."""
+    """The adapter that units are sampled with: version, checksum, and the safetensors file that workers load."""
 
     version: int
     sha256: str
@@ -199,24 +199,28 @@ class LearnerWorker(Worker):
         self._version = version
         return self._snapshot()
 
-    def learn(self, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
+    def learn(self, behaviour: Behaviour, rewards: Sequence[Tensor], *trajectories: Trajectory) -> Learned:
         """One update by this learner alone; see `begin`."""
-        together([self._update([trajectory.unit for trajectory in trajectories], rewards, trajectories)])
+        together([self._update(behaviour, [trajectory.unit for trajectory in trajectories], rewards, trajectories)])
         return self.learned()
 
-    def begin(self, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory) -> Turn:
+    def begin(
+        self, behaviour: Behaviour, units: Sequence[Unit], rewards: Sequence[Tensor], *trajectories: Trajectory
+    ) -> Turn:
         """Begin an update that is shared with other learners; one that was left in the middle is undone.
 
         Args:
+            behaviour: the adapter that made the trajectories: the present one, or one of at most `runtime.lag` updates
+                before. Ratios are against it, whose log-probs the trajectories hold.
             units: the iteration's, in order.
             rewards: total reward [B] of each unit's rows.
-            trajectories: those of this learner's own units, all made with the present adapter.
+            trajectories: those of this learner's own units.
 
         Raises:
-            RunFault: a trajectory was made with another adapter, or a reward is not finite.
+            RunFault: a trajectory was made with another adapter, or one that is too old.
         """
         self._give_up()
-        self._rounds = self._update(units, rewards, trajectories)
+        self._rounds = self._update(behaviour, units, rewards, trajectories)
         return None, next(self._rounds)
 
     def proceed(self, *said: Sequence[UnitGradient]) -> Turn:
@@ -236,15 +240,26 @@ class LearnerWorker(Worker):
         """What the last update came to."""
         return Learned(self._snapshot(), self._metrics)
 
-    def _update(self, units: Sequence[Unit], rewards: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Rounds:
+    def _update(
+        self,
+        behaviour: Behaviour,
+        units: Sequence[Unit],
+        rewards: Sequence[Tensor],
+        trajectories: Sequence[Trajectory],
+    ) -> Rounds:
         present = (self._version, adapter_checksum(self.training.policy.adapter_state()))
+        want, stale = (behaviour.version, behaviour.sha256), self._version - behaviour.version
+        if (stale == 0 and want != present) or not 0 <= stale <= self._job.runtime.lag:
+            raise RunFault(
+                f"got units of adapter version {want[0]} ({want[1][:12]}) at version {present[0]} ({present[1][:12]}); "
+                f"want the present one, or one of at most {self._job.runtime.lag} updates before; resume the run"
+            )
         for trajectory in trajectories:
-            if (trajectory.policy_version, trajectory.adapter_sha256) != present:
+            got = (trajectory.policy_version, trajectory.adapter_sha256)
+            if got != want:
                 raise RunFault(
-                    f"unit {trajectory.unit.index}: got a trajectory of adapter version "
-                    f"{trajectory.policy_version} "
-                    f"({trajectory.adapter_sha256[:12]}); want version {present[0]} ({present[1][:12]}); "
-                    "resume the run"
+                    f"unit {trajectory.unit.index}: got a trajectory of adapter version {got[0]} ({got[1][:12]}); want "
+                    f"version {want[0]} ({want[1][:12]}); resume the run"
                 )
         estimate = ADVANTAGES[self._job.algorithm.advantages]
         estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)

@@ -111,24 +111,21 @@ def test_roles_go_to_their_nodes_and_a_lost_node_costs_time_only(tmp_path: Path)
         alone = LocalBackend(job, fakes.WORKSHOP)
         backend = RayBackend(job, fakes.WORKSHOP)
         snapshot = backend.start()
-        totals = [scored.total_B.tolist() for scored in alone.score(alone.rollout(units, alone.start()))]
-        held = backend.rollout(units, snapshot)
-        assert _node(backend._reward.actors[0]) == reward_node.node_id
-        assert {_node(actor) for actor in backend._rollout.actors} <= {node.node_id for node in nodes}
+        expected = alone.ask(units, alone.start().behaviour)()
+        totals = [scored.total_B.tolist() for scored in expected.scored]
+        held = backend.ask(units, snapshot.behaviour)()
+        pools = backend._flow.pools
+        assert {member.node for member in pools["reward"].members} == {reward_node.node_id}
+        assert {member.node for member in pools["rollout"].members} <= {node.node_id for node in nodes}
         cluster.remove_node(nodes[0], allow_graceful=False)
-        refs = [item.ref for item in held]
-        assert [scored.total_B.tolist() for scored in backend.score(held)] == totals
-        assert [item.ref for item in held] != refs
-        again = backend.rollout(units, snapshot)
-        assert [scored.total_B.tolist() for scored in backend.score(again)] == totals
+        assert [scored.total_B.tolist() for scored in held.scored] == totals
+        # The learner asks for trajectories that died with their node.
+        learned = backend.learn(held)
+        assert learned.snapshot.sha256 == alone.learn(expected).snapshot.sha256
+        again = backend.ask(units, learned.snapshot.behaviour)()
+        assert len(again.scored) == len(units)
     finally:
         if backend is not None:
             backend.close()
         ray.shutdown()
         cluster.shutdown()
-
-
-def _node(actor: Any) -> str:
-    import ray
-
-    return str(ray.get(actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())))

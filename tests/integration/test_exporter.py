@@ -57,7 +57,7 @@ def test_every_metric_is_at_the_nodes_port(tmp_path: Path) -> None:
             time.sleep(1)
     assert found.keys() == METRICS.keys()
     assert found["units"] == {"in_flight": 2.0, "waiting": 1.0}
-    assert found["retries"] == {"died": 1.0, "hung": 0.0, "lost": 0.0, "unsound": 0.0}
+    assert found["retries"] == {"died": 1.0, "hung": 0.0, "lost": 0.0, "unsound": 0.0, "learner": 0.0}
     assert found["workers"]["ready rollout"] == 2.0
     assert found["gpus"] == {"rollout": 0.0, "reward": 1.0, "learner": 1.0}
     assert found["utilisation"]["rollout"] == 0.5  # one of two is busy

@@ -208,7 +208,7 @@ def test_what_is_remembered_is_in_the_learner_s_state() -> None:
 
     worker, trajectories = learner_with_tracker()
     rewards = [torch.arange(4.0) * (1 + t.unit.index) for t in trajectories]
-    learned = worker.learn(rewards, *trajectories)
+    learned = worker.learn(worker.prepare().behaviour, rewards, *trajectories)
     state = safetensors.load(learned.snapshot.state)
     for trajectory, reward_B in zip(trajectories, rewards, strict=True):
         assert torch.equal(state[f"advantages/rewards/{trajectory.unit.prompts[0].id}"], reward_B.double())
@@ -222,5 +222,5 @@ def test_an_update_that_fails_leaves_no_memory() -> None:
     before = worker.prepare()
     spoilt = dataclasses.replace(trajectories[3], log_prob_BS=trajectories[3].log_prob_BS + 1e-9)
     with pytest.raises(RunFault):
-        worker.learn([torch.arange(4.0)] * 4, *trajectories[:3], spoilt)
+        worker.learn(before.behaviour, [torch.arange(4.0)] * 4, *trajectories[:3], spoilt)
     assert worker.prepare() == before

@@ -233,12 +233,15 @@ REWARDS = [torch.randn(4, generator=torch.Generator().manual_seed(index)) for in
 
 def begun(made: list[LearnerWorker], trajectories: list[Trajectory]) -> list[Turn]:
     units = [trajectory.unit for trajectory in trajectories]
-    return [worker.begin(units, REWARDS, *trajectories[rank :: len(made)]) for rank, worker in enumerate(made)]
+    behaviour = workers(1)[0][0].prepare().behaviour
+    return [
+        worker.begin(behaviour, units, REWARDS, *trajectories[rank :: len(made)]) for rank, worker in enumerate(made)
+    ]
 
 
 def test_workers_share_an_update_and_one_left_in_the_middle_is_undone() -> None:
     (alone,), trajectories = workers(1)
-    want = alone.learn(REWARDS, *trajectories)
+    want = alone.learn(alone.prepare().behaviour, REWARDS, *trajectories)
     made, _ = workers(2)
     begun(made, trajectories)
     turns = begun(made, trajectories)
