@@ -131,7 +131,6 @@ def scale(
 
 def _under_way(folder: Path, sizes: Mapping[Role, int]) -> RunStatus:
     status = status_file.read(folder)
-    job = load_job(folder / "job.yaml")
     sets = " ".join(f"--set runtime.{role}_workers={workers}" for role, workers in sizes.items())
     if status.backend == "local":
         raise UserError(
@@ -145,7 +144,11 @@ def _under_way(folder: Path, sizes: Mapping[Role, int]) -> RunStatus:
             f"got {folder}, a run that no process is working on; want one under way; resume it with these sizes: "
             f"rl-motion resume {folder} {sets}"
         )
-    resized(job, sizes)
+    if status.state == "STARTING":
+        raise UserError(
+            f"got {folder}, whose workers are being made; want a run that trains; wait for it and ask again"
+        )
+    resized(load_job(folder / "job.yaml"), sizes)
     return status
 
 

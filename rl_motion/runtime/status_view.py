@@ -84,9 +84,9 @@ def _lines(status: RunStatus) -> Iterator[str]:
 
 
 def _pools(status: RunStatus, workers: Status) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("pool")
-    for name in ("wanted", "ready", "busy", "coming", "leaving", "utilised", "samples/s", "each", "call", "GPUs"):
+    for name in ("wanted", "ready", "busy", "coming", "leaving", "used", "samples/s", "each", "call", "GPUs"):
         table.add_column(name, justify="right")
     for pool in workers.pools:
         rate = status.rates.get(pool.role)

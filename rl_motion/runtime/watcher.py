@@ -178,7 +178,6 @@ class Watcher:
         job = control.resized(self._job, request.sizes)
         for role, workers in request.sizes.items():
             self._backend.scale(role, workers, "rl-motion scale")
-            _log.info("%d %s workers are wanted (rl-motion scale)", workers, role, extra={"role": role})
         write_atomic(self._folder / "job.yaml", dump_job(job).encode())
         self._job = job
 

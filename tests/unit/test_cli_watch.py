@@ -137,7 +137,7 @@ def test_scale_prints_before_and_after(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(watcher, "_PERIOD_S", 0.02)
     with held(folder), watching_run(folder, JOB, Seen()) as seen:
         seen.begin(0)
-        while not status_file.path_of(folder).exists():
+        while not (status_file.path_of(folder).exists() and status_file.read(folder).state == "RUNNING"):
             time.sleep(0.01)
         scaled = invoke("scale", folder, "--rollout-workers", 5, "--reward-workers", 2)
         refused = invoke("scale", folder, "--rollout-workers", 13)
@@ -220,18 +220,18 @@ def test_a_place_on_the_cluster_has_to_outlive_the_job(server: Any) -> None:
 
 
 def test_looking_is_quick(folder: Path) -> None:
-    """Neither torch nor ray is imported; time is the best of three, as the machine is shared."""
+    """Neither torch nor ray is imported; CPU seconds, the best of three, as the machine is shared."""
     status_file.write(folder, status())
     program = (
-        "import sys; from rl_motion.cli import app\n"
+        "import sys, time; from rl_motion.cli import app\n"
         f"try: app(['status', {str(folder)!r}])\n"
         "except SystemExit: pass\n"
-        "print({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules), file=sys.stderr)"
+        "print({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules), time.process_time(), file=sys.stderr)"
     )
     seconds = []
     for _ in range(3):
-        started = time.monotonic()
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        seconds.append(time.monotonic() - started)
-        assert "GONE" in ran.stdout and ran.stderr.strip() == "set()"
-    assert min(seconds) < 1.0
+        modules, spent = ran.stderr.strip().rsplit(" ", 1)
+        assert "GONE" in ran.stdout and modules == "set()"
+        seconds.append(float(spent))
+    assert min(seconds) < 0.5

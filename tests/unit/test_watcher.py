@@ -44,6 +44,10 @@ def wait_for(true: Callable[[], Any], seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
+def trains(folder: Path) -> bool:
+    return status_file.path_of(folder).exists() and status_file.read(folder).state == "RUNNING"
+
+
 def pools_of(status: status_file.RunStatus) -> dict[str, int]:
     assert status.workers is not None
     return {pool.role: pool.wanted for pool in status.workers.pools}
@@ -82,7 +86,7 @@ def test_numbers_that_are_not_finite_do_not_reach_the_file(folder: Path, caplog:
 def test_readers_never_see_half_a_file(folder: Path) -> None:
     with watching_run(folder, JOB, Seen()) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
         stop = time.monotonic() + 0.5
         while time.monotonic() < stop:
             status_file.read(folder)
@@ -120,7 +124,7 @@ def test_a_backend_that_hangs_does_not_hold_up_the_end(folder: Path, monkeypatch
 def test_a_run_that_fails_is_not_said_to_be_evaluated(folder: Path) -> None:
     with pytest.raises(RunFault), watching_run(folder, JOB, Seen()) as seen:
         seen.begin(0)
-        wait_for(lambda: status_file.path_of(folder).exists() and status_file.read(folder).state == "RUNNING")
+        wait_for(lambda: trains(folder))
         raise RunFault("no more")
     assert status_file.read(folder).state == "RUNNING"
     status_file.ended(folder, "FAILED", 1.0)
@@ -142,7 +146,7 @@ def test_scaling_reaches_backend_and_job_file(folder: Path) -> None:
     backend = Seen()
     with watching_run(folder, JOB, backend) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
         before, after = control.scale(folder, {"rollout": 5, "reward": 2}, lambda passed: None, 5.0)
     assert (before["rollout"], after["rollout"], before["reward"], after["reward"]) == (2, 5, 1, 2)
     assert backend.scaled == [("rollout", 5, "rl-motion scale"), ("reward", 2, "rl-motion scale")]
@@ -155,7 +159,7 @@ def test_scaling_reaches_backend_and_job_file(folder: Path) -> None:
 def test_what_the_backend_refuses_is_told_and_not_kept(folder: Path) -> None:
     with watching_run(folder, JOB, Seen()) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
         with pytest.raises(UserError, match="want luck"):
             control.scale(folder, {"rollout": 13}, lambda passed: None, 5.0)
         with pytest.raises(UserError, match="a bug in scaling"):
@@ -170,7 +174,7 @@ def test_a_size_above_the_jobs_own_maximum_is_refused_before_it_is_asked_for(fol
     backend = Seen()
     with watching_run(folder, job, backend) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
         with pytest.raises(UserError, match="max_rollout_workers=4 and rollout_workers=5"):
             control.scale(folder, {"rollout": 5}, lambda passed: None, 5.0)
     assert backend.scaled == []
@@ -197,7 +201,7 @@ def test_other_requests_are_put_aside(folder: Path, text: str, caplog: pytest.Lo
     backend = Seen()
     with watching_run(folder, JOB, backend) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
         control.path_of(folder).write_text(text)
         wait_for(lambda: not control.path_of(folder).exists())
         wait_for(lambda: "put aside" in caplog.text)
@@ -221,18 +225,32 @@ def test_requests_wait_until_training_and_old_ones_are_not_obeyed(folder: Path) 
 def test_who_gets_no_answer_takes_the_request_back(folder: Path) -> None:
     with watching_run(folder, JOB, Seen()):  # never begins to train
         wait_for(status_file.path_of(folder).exists)
-        with pytest.raises(RunFault, match="no answer within"):
+        with pytest.raises(UserError, match="workers are being made"):
             control.scale(folder, {"rollout": 5}, lambda passed: None, 0.3)
-        assert not control.path_of(folder).exists()
+    status_file.ended(folder, "RUNNING", time.time())  # and now it does not listen
+    with pytest.raises(RunFault, match="no answer within"):
+        control.scale(folder, {"rollout": 5}, lambda passed: None, 0.3)
+    assert not control.path_of(folder).exists()
+
+
+def test_a_request_is_waited_for_as_long_as_it_may_be(folder: Path) -> None:
+    with watching_run(folder, JOB, Seen()) as seen:
+        seen.begin(0)
+        wait_for(lambda: trains(folder))
+        passed: list[float] = []
+        control.scale(folder, {"rollout": 5}, passed.append, 5.0)
+        assert all(0.0 <= seconds < 5.0 for seconds in passed)
 
 
 def test_somebody_elses_request_is_not_overwritten(folder: Path) -> None:
-    with watching_run(folder, JOB, Seen()):
-        wait_for(status_file.path_of(folder).exists)
-        control.path_of(folder).write_text('{"id": "other", "rollout_workers": 3}')
-        with pytest.raises(RunFault, match="another request"):
-            control.scale(folder, {"rollout": 5}, lambda passed: None, 0.3)
-        assert json.loads(control.path_of(folder).read_text())["id"] == "other"
+    with watching_run(folder, JOB, Seen()) as seen:
+        seen.begin(0)
+        wait_for(lambda: trains(folder))
+    status_file.ended(folder, "RUNNING", time.time())  # it does not listen any more
+    control.path_of(folder).write_text('{"id": "other", "rollout_workers": 3}')
+    with pytest.raises(RunFault, match="another request"):
+        control.scale(folder, {"rollout": 5}, lambda passed: None, 0.3)
+    assert json.loads(control.path_of(folder).read_text())["id"] == "other"
 
 
 def test_only_a_run_under_way_is_asked(folder: Path) -> None:
@@ -240,7 +258,7 @@ def test_only_a_run_under_way_is_asked(folder: Path) -> None:
         control.scale(folder, {"rollout": 5}, lambda passed: None)
     with watching_run(folder, JOB, Seen()) as seen:
         seen.begin(0)
-        wait_for(status_file.path_of(folder).exists)
+        wait_for(lambda: trains(folder))
     with pytest.raises(UserError, match="is being evaluated"):
         control.scale(folder, {"rollout": 5}, lambda passed: None)
     status_file.ended(folder, "KILLED", time.time())
