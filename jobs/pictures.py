@@ -30,8 +30,10 @@ from rl_motion.config.errors import RunFault, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 250_000
-WIDTH, HEIGHT = 1600, 900
+WIDTH, HEIGHT = 1600, 1060
 PATIENCE_S = 300.0
+SETTLE_S = 5.0
+"""Lists and curves come after the words."""
 SHORT = ("train.iterations=20", "train.prompts_per_iteration=12", "evaluation.prompts=8", "evaluation.page_prompts=1")
 QUIET = {
     "RAY_AUTH_MODE": "disabled",
@@ -63,7 +65,7 @@ def main(
                 raise RunFault(f"got exit code {submitted.returncode} from the job; want 0; read what it said above")
             with mlflow(home, rows.parent.parent) as pages:
                 place = run_page(pages)
-                picture(driver, f"{place}/model-metrics", "reward/total", out / "mlflow-run.png", settle_s=8.0)
+                picture(driver, f"{place}/model-metrics", "reward/total", out / "mlflow-run.png", section="reward")
     typer.echo(f"pictures: {out}")
 
 
@@ -92,14 +94,18 @@ def browser() -> Iterator[Any]:
         driver.quit()
 
 
-def picture(driver: Any, url: str, words: str, path: Path, settle_s: float = 3.0) -> None:
-    """What a page shows once it says `words`, as a PNG of few colours."""
+def picture(driver: Any, url: str, words: str, path: Path, section: str | None = None) -> None:
+    """What a page shows once it says `words`, as a PNG of few colours; from the heading `section` on."""
     from PIL import Image
 
     driver.get("about:blank")
     driver.get(url)
+    if section is not None:  # what lies below is not drawn before it is seen
+        heading = f"//*[normalize-space(text())='{section}']"
+        [found, *_] = wait_for(f"{section!r} on {url}", lambda: driver.find_elements("xpath", heading))
+        driver.execute_script("arguments[0].scrollIntoView()", found)
     wait_for(f"{words!r} on {url}", lambda: words in driver.find_element("tag name", "body").text)
-    time.sleep(settle_s)  # lists and curves come after the words
+    time.sleep(SETTLE_S)
     whole = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     content = io.BytesIO()
     whole.quantize(64, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
