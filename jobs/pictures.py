@@ -30,6 +30,8 @@ from rl_motion.config.errors import RunFault, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 250_000
+CLOSES = "[data-component-id='mlflow.assistant.chat_panel.close']"
+"""What closes the panel that MLflow opens at first and that hides a third of the page."""
 WIDTH, HEIGHT = 1600, 1060
 PATIENCE_S = 300.0
 SETTLE_S = 5.0
@@ -103,6 +105,8 @@ def picture(driver: Any, url: str, words: str, path: Path, section: str | None =
     if section is not None:  # what lies below is not drawn before it is seen
         heading = f"//*[normalize-space(text())='{section}']"
         [found, *_] = wait_for(f"{section!r} on {url}", lambda: driver.find_elements("xpath", heading))
+        for close in driver.find_elements("css selector", CLOSES):
+            close.click()
         driver.execute_script("arguments[0].scrollIntoView()", found)
     wait_for(f"{words!r} on {url}", lambda: words in driver.find_element("tag name", "body").text)
     time.sleep(SETTLE_S)

@@ -200,4 +200,8 @@ class Algorithm(Protocol):
         """
 
     def adapt(self, metrics: Metrics) -> None:
-        """After every iteration, with its mean metrics: bring `state` up to date."""
+        """After every iteration, with its mean metrics: bring `state` up to date.
+
+        Steps that were skipped, as something in them was not finite, do not count in the means; what only they recorded
+        is left out. Not called where all were skipped.
+        """

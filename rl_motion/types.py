@@ -153,9 +153,11 @@ class UnitGradient:
     gradient: of the loss times the unit's share of the step's rows, by name of the parameter, on the CPU; without the
     parameters that the loss does not use.
     loss: not multiplied by that share. metrics: what the algorithm recorded.
+    unsound: what of the unit is not finite, in words; empty where all is. The step that it is part of is skipped.
     """
 
     unit: Unit
     loss: float
     gradient: Mapping[str, Tensor]
     metrics: Metrics
+    unsound: str

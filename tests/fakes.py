@@ -2,9 +2,10 @@
 
 Everything is a module-level function, so that Ray workers can import it. `model.name` steers mishaps:
 `toy:crash=FILE` ends the process once per FILE while unit 1 is sampled, `toy:bug` raises in every rollout,
-`toy:interrupt=N` is Ctrl-C in iteration N, `toy:poison=N` ends
-every process that samples prompt N. In the second update, `toy:crash_learner=FILE` ends the process once,
+`toy:interrupt=N` is Ctrl-C in iteration N, `toy:poison=N` ends every process that samples prompt N, `toy:slow=S` takes
+S seconds for every unit. In the second update, `toy:crash_learner=FILE` ends the process once,
 `toy:bug_learner=N` raises and `toy:nan=N` gives NaN in unit N, and `toy:drift=FILE` moves the adapter, once.
+`toy:nan_reward=N` gives one reward of unit 0 as NaN in iteration N, `toy:nan_rewards=N` one of every unit from then on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,12 +133,16 @@ class TinyPolicy:
             raise KeyboardInterrupt
         if kind == "crash" and unit.index == 1:
             die_once(Path(where))
+        if kind == "slow":
+            time.sleep(float(where))
         if kind == "poison" and any(prompt.text.endswith(f" {where}") for prompt in unit.prompts):
             os._exit(1)
 
     def _misbehave_in_replay(self, unit: Unit) -> float:
         """The factor of the log-probs: 1, or NaN."""
         kind, _, where = self._mishap.partition("=")
+        if kind == "slow":
+            time.sleep(float(where) / 4)
         if unit.iteration != 1:
             return 1.0
         if kind == "crash_learner" and unit.index == 2:
@@ -163,8 +169,16 @@ def decoder(job: Job) -> Decoder:
 
 
 def rewards(job: Job) -> Scorer:
+    _kind, _, _where = job.model.name.removeprefix("toy:").partition("=")
+
     def score(motions: Motions, unit: Unit) -> Scored:
+        kind, _, where = job.model.name.partition(":")[2].partition("=")
+        if kind == "slow":
+            time.sleep(float(where) / 2)
         near_B = -(motions.features_BFD - 0.8).square().mean(dim=(1, 2))
+        one = kind == "nan_reward" and unit.index == 0 and unit.iteration == int(where)
+        if one or (kind == "nan_rewards" and unit.iteration >= int(where)):
+            near_B[1] = float("nan")
         return Scored(unit.index, {"near": near_B}, near_B)
 
     return score

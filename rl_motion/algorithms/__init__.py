@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rl_motion.algorithms.advantages import ADVANTAGES, group_advantages
+from rl_motion.algorithms.advantages import ADVANTAGES, estimate, group_advantages
 from rl_motion.algorithms.ddpo import DDPO
 from rl_motion.algorithms.needs import refuse_unmet, refuse_unread
 from rl_motion.config import AlgorithmConfig
@@ -11,4 +11,4 @@ from rl_motion.protocols import Algorithm, Objective
 ALGORITHMS: dict[str, Callable[[AlgorithmConfig, Objective], Algorithm]] = {"ddpo": lambda config, _: DDPO(config)}
 """Every algorithm by the name that jobs use, made from its settings and the job's differentiable total reward."""
 
-__all__ = ["ADVANTAGES", "ALGORITHMS", "DDPO", "group_advantages", "refuse_unmet", "refuse_unread"]
+__all__ = ["ADVANTAGES", "ALGORITHMS", "DDPO", "estimate", "group_advantages", "refuse_unmet", "refuse_unread"]

@@ -13,6 +13,8 @@ float64, clipped; what one remembers between iterations is a flat dict of tensor
 towards it (and not towards the present one) keeps the differences of prompts that the policy has mastered small:
 a group's own std blows them up to unit size.
 
+A unit with a reward that is not finite has NaN for advantages, and those of the others are as if it were not there.
+
 Legend: B rows of a unit, prompt-major; P prompts, N samples per prompt, M rewards remembered.
 """
 
@@ -125,6 +127,23 @@ def leave_one_out(rewarded: Rewarded, memory: Memory, config: AlgorithmConfig) -
 
 ADVANTAGES: dict[str, Estimator] = {"group": group, "running": running, "leave_one_out": leave_one_out}
 """Every estimator by the name that jobs use."""
+
+
+def estimate(rewarded: Rewarded, memory: Memory, config: AlgorithmConfig) -> tuple[list[Tensor], Memory]:
+    """The advantages of every unit by the job's estimator, NaN in units with a reward that is not finite.
+
+    Neither other units' advantages nor the memory depend on such a unit: `base_std` comes from the first iteration
+    that has others, from these.
+    """
+    sound = [bool(torch.isfinite(reward_B).all()) for _, reward_B in rewarded]
+    kept = [pair for pair, finite in zip(rewarded, sound, strict=True) if finite]
+    found, after = ADVANTAGES[config.advantages](kept, memory, config) if kept else ([], memory)
+    following = iter(found)
+    advantages = [
+        next(following) if finite else torch.full_like(reward_B, torch.nan, dtype=torch.float64)
+        for (_, reward_B), finite in zip(rewarded, sound, strict=True)
+    ]
+    return advantages, after
 
 
 def _groups(reward_B: Tensor, samples_per_prompt: int) -> Tensor:

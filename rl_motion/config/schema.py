@@ -181,6 +181,9 @@ class TrainConfig(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Publish and evaluate an exponential moving average of the adapter over iterations, e.g. 0.95; rollouts go on with
     the adapter itself. None: the last adapter."""
+    max_skipped_steps: Million = 10
+    """An optimiser step with a reward, loss, gradient or metric that is not finite is skipped; so many in a row end the
+    run. Changes no number: a resumed run may have another."""
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from rl_motion.evaluation.selection import SPLITS, draw, make_units
 from rl_motion.motion import sentinels
 from rl_motion.motion.joints import motion_joints
 from rl_motion.protocols import MotionPolicy
-from rl_motion.rewards.combine import Term, score
+from rl_motion.rewards.combine import Term, refuse_non_finite, score
 from rl_motion.rewards.of_job import job_terms
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Trajectory, Unit
 
@@ -255,7 +255,7 @@ def _measure(piece: _Piece, arm: str, motions: Motions, joints_BFJ3: Tensor) -> 
         verdicts = success_B(joints_BFJ3, length_B, prompts, fps=motions.fps, judge=bench.judge)
         success = [float(verdict) for verdict in verdicts]
         drift = sentinels.bone_drift_B(joints_BFJ3, length_B).tolist()
-    total = score(bench.terms, motions, unit).total_B.tolist()
+    total = refuse_non_finite(score(bench.terms, motions, unit), unit).total_B.tolist()
     spread_P = diversity_P(joints_BFJ3, length_B, unit.samples_per_prompt)
     spread = None if spread_P is None else spread_P.repeat_interleave(unit.samples_per_prompt).tolist()
     jerk = sentinels.jerk_B(joints_BFJ3, length_B, motions.fps).tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from rl_motion.config import RewardConfig, RunFault, UserError, nearest
 from rl_motion.protocols import Reward
 from rl_motion.rewards.calibration import Spread
-from rl_motion.types import Motions, Prompt, Scored, Unit
+from rl_motion.types import Motions, Scored, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,16 @@ def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> N
 def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Scored:
     """Every reward of the unit's motions, in its own units, and the weighted sum of what they count as.
 
-    On the graph where motions and rewards are. `noise_level_B`: of motions that are not clean; see `Reward`.
+    On the graph where motions and rewards are. `noise_level_B`: of motions that are not clean; see `Reward`. A reward
+    may be NaN or infinite, and then the total of that row is not finite either: training skips such units, others
+    `refuse_non_finite`.
 
     Raises:
-        RunFault: a reward of the wrong shape, or one that is not finite (the message names it and the
-            prompt).
+        RunFault: a reward of the wrong shape.
     """
     prompts = unit.row_prompts
     rewards = {
-        term.name: _checked(term.name, term.reward(motions, prompts, noise_level_B=noise_level_B), prompts)
+        term.name: _checked(term.name, term.reward(motions, prompts, noise_level_B=noise_level_B), unit.batch)
         for term in terms
     }
     # Without calibration (x - 0) / 1 is x to the last bit.
@@ -91,24 +92,43 @@ def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Te
     return Scored(unit_index=unit.index, rewards=rewards, total_B=total_B)
 
 
-def _checked(name: str, value_B: object, prompts: Sequence[Prompt]) -> Tensor:
+def non_finite(scored: Scored, unit: Unit) -> list[str]:
+    """A line for every reward that is not finite in some row: its first such value, and that row's prompt."""
+    lines = []
+    for name, value_B in scored.rewards.items():
+        bad = (~torch.isfinite(value_B)).nonzero().flatten().tolist()
+        if bad:
+            lines.append(
+                f"got {float(value_B[bad[0]])} from reward {name!r} for prompt {unit.row_prompts[bad[0]].text!r} "
+                f"(row {bad[0]}; {len(bad)} of {len(value_B)} rows are not finite)"
+            )
+    return lines
+
+
+def refuse_non_finite(scored: Scored, unit: Unit) -> Scored:
+    """The same rewards, all of them finite.
+
+    Raises:
+        RunFault: one is not; names it and the prompt.
+    """
+    for line in non_finite(scored, unit):
+        raise RunFault(
+            f"{line}; want finite rewards; look at that motion, lower the learning rate or correct the reward, then "
+            "start again"
+        )
+    return scored
+
+
+def _checked(name: str, value_B: object, rows: int) -> Tensor:
     if not isinstance(value_B, Tensor) or not value_B.is_floating_point():
         kind = value_B.dtype if isinstance(value_B, Tensor) else type(value_B).__name__
         raise RunFault(
             f"got {kind} from reward {name!r}; want a Tensor [B] of floating-point numbers; correct the reward, then "
             "resume"
         )
-    if value_B.shape != (len(prompts),):
+    if value_B.shape != (rows,):
         raise RunFault(
             f"got shape {tuple(value_B.shape)} from reward {name!r}; want one value for each of "
-            f"{len(prompts)} rows; correct the reward, then resume"
-        )
-    bad = (~torch.isfinite(value_B)).nonzero().flatten().tolist()
-    if bad:
-        prompt = prompts[bad[0]]
-        raise RunFault(
-            f"got {float(value_B[bad[0]])} from reward {name!r} for prompt {prompt.text!r} (row {bad[0]}; "
-            f"{len(bad)} of {len(prompts)} rows are not finite); want finite rewards; look at that motion, "
-            "lower the learning rate or correct the reward, then resume from the last commit"
+            f"{rows} rows; correct the reward, then resume"
         )
     return value_B

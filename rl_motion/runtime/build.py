@@ -16,7 +16,7 @@ from rl_motion.config import Job, UserError
 from rl_motion.learner.rounds import Rounds
 from rl_motion.prompts.pool import PromptPool, read_prompts
 from rl_motion.protocols import Algorithm, MotionPolicy
-from rl_motion.types import Experience, Metrics, Motions, Prompt, Scored, Trajectory, Unit
+from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Scored, Trajectory, Unit
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,8 +35,15 @@ _SPLITS = ("source/train", "target/train")
 class LearnerLike(Protocol):
     """What the runtime asks of a learner."""
 
-    def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
-        """One update from an iteration's units, of which it computes its own; audits before its first."""
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Of the last update, a line for every optimiser step that was skipped."""
+
+    def rounds(self, units: Sequence[Unit], own: Sequence[Experience], behaviour: AdapterState | None = None) -> Rounds:
+        """One update from an iteration's units, of which it computes its own; audits before its first.
+
+        `behaviour`: the adapter that they were sampled with, where it is an older one.
+        """
 
     def state_dict_tensors(self) -> dict[str, Tensor]:
         """Everything the next step depends on, adapter included, as flat tensors."""

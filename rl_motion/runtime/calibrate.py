@@ -10,6 +10,7 @@ import torch
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.rewards.calibration import PROMPTS, Calibration, spreads
+from rl_motion.rewards.combine import refuse_non_finite
 from rl_motion.rewards.of_job import read_files
 from rl_motion.runtime import frontend
 from rl_motion.types import Unit
@@ -24,6 +25,7 @@ def calibrate(job: Job, motions: int) -> Calibration:
 
     Raises:
         UserError: a part of the job cannot work, or a reward does not vary.
+        RunFault: a reward is not finite.
     """
     workshop = frontend.MEANS.workshop
     job = job.model_copy(update={"calibration": None})
@@ -37,7 +39,8 @@ def calibrate(job: Job, motions: int) -> Calibration:
     values: dict[str, list[float]] = {}
     with torch.no_grad():
         for unit in _units(pool, job, motions):
-            for name, reward_B in score(decode(policy.rollout(unit)), unit).rewards.items():
+            scored = refuse_non_finite(score(decode(policy.rollout(unit)), unit), unit)
+            for name, reward_B in scored.rewards.items():
                 values.setdefault(name, []).extend(reward_B.double().tolist())
     return Calibration(
         model=job.model.name,

@@ -80,6 +80,7 @@ class Commits:
         """Commit atomically, then drop what is older than the last `keep`.
 
         Raises:
+            OSError: no room, or no right to write; there is a whole commit or nothing of it.
             ValueError: `files` are not exactly `FILES`.
         """
         _refuse_other_files(files)
@@ -90,14 +91,22 @@ class Commits:
                 shutil.rmtree(stale)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         text = manifest.model_copy(update={"files": hashes}).model_dump_json(indent=1)
-        for name, content in {**files, _MANIFEST: text.encode()}.items():
-            write_synced(temporary / name, content)
-        for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
-            sync_folder(folder)
-        temporary.rename(target)
+        try:
+            for name, content in {**files, _MANIFEST: text.encode()}.items():
+                write_synced(temporary / name, content)
+            for folder in sorted({(temporary / name).parent for name in files} | {temporary}):
+                sync_folder(folder)
+            temporary.rename(target)
+        except BaseException:  # Ctrl-C too; on a full disk its room is what the adapter needs
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         sync_folder(self._folder)
         for old in self._numbered()[: -self._keep]:
             shutil.rmtree(old)
+
+    def has(self, iteration: int) -> bool:
+        """Whether there is a commit after so many iterations."""
+        return (self._folder / f"{iteration:08d}").is_dir()
 
     def newest(self) -> Commit | None:
         """The newest commit that is whole; warns about those that are not.

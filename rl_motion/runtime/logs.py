@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 
+from rl_motion.runtime.run_log import RunLog
+
 FIELDS = ("run", "iteration", "unit", "role", "worker")
 """What a record may be about. From `extra=` of the call that logs, else from `about` around it."""
 _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -103,8 +105,7 @@ def logging_to(folder: Path, run: str) -> Iterator[None]:
     logger = logging.getLogger("rl_motion")
     handlers = []
     for name, formatter in formats.items():
-        handler = logging.FileHandler(folder / name, encoding="utf-8")
-        handler.setFormatter(formatter)
+        handler = RunLog(folder / name, formatter)
         handler.addFilter(Context(run))
         logger.addHandler(handler)
         handlers.append(handler)

@@ -11,14 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from rl_motion.config import Job
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.runtime.backend import Backend, Rollouts
 from rl_motion.runtime.ledger import Ledger
-from rl_motion.runtime.workers import Behaviour, Snapshot
-from rl_motion.types import Metrics, Scored
+from rl_motion.runtime.reward_metrics import reward_metrics, warn_of_rewards
+from rl_motion.runtime.workers import Behaviour, Snapshot, warned
+from rl_motion.types import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,8 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
             waiting.append(backend.ask(units, _of_version(adapters, ahead - lag)))
         rollouts = waiting.popleft()()
         clock.lap("wait")
-        learned = backend.learn(rollouts)
+        warn_of_rewards(rollouts.scored, rollouts.units)
+        learned = warned(backend.learn(rollouts))
         clock.lap("learner")
         ledger.count(rollouts.units)
         ledger.put_aside(iteration, rollouts.set_aside)
@@ -72,18 +72,6 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
 
 def _of_version(adapters: Sequence[Behaviour], version: int) -> Behaviour:
     return next(adapter for adapter in adapters if adapter.version == max(version, 0))
-
-
-def reward_metrics(scored: Sequence[Scored]) -> Metrics:
-    """Means over all rows of the iteration: the total, its spread, every reward by name, and their count."""
-    total_N = torch.cat([unit.total_B for unit in scored]).double()
-    names = scored[0].rewards
-    means = {f"reward/{n}": torch.cat([u.rewards[n] for u in scored]).double().mean().item() for n in names}
-    return means | {
-        "reward/total": total_N.mean().item(),
-        "reward/total_std": total_N.std(correction=0).item(),
-        "reward/count": float(len(total_N)),
-    }
 
 
 class Clock:

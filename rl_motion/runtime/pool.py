@@ -58,6 +58,7 @@ class Member:
     arriving: Any
     """The reference of its arrival; None afterwards."""
     node: str = ""
+    pid: int = 0
     gpus: float = 0.0
     busy: bool = False
     leaving: bool = False
@@ -127,7 +128,8 @@ class Pool:
             return str(fault)
         self._deaths = 0
         self.inspect(arrival.answer)
-        member.arriving, member.node, member.gpus = None, arrival.node, arrival.gpus
+        member.arriving = None
+        member.node, member.pid, member.gpus = arrival.node, arrival.pid, arrival.gpus
         return None
 
     def drop(self, member: Member) -> None:

@@ -55,7 +55,8 @@ class Learners:
         self._made = 0
         self._kept: Snapshot | None = None
         self._busy = False
-        self._gpus = 0.0
+        self.arrivals: list[Arrival] = []
+        """Of the learners there are: where each is."""
         self._done = self._rows = 0
         self._busy_s = 0.0
         self._last_s: float | None = None
@@ -131,7 +132,7 @@ class Learners:
             rows=self._rows,
             busy_s=self._busy_s,
             recent_s=self._last_s,
-            gpus=self._gpus,
+            gpus=sum(arrival.gpus for arrival in self.arrivals),
         )
 
     def close(self) -> None:
@@ -176,7 +177,7 @@ class Learners:
             self._arriving.append(arriving)
         arrivals: list[Arrival] = all_of(self._arriving, check=check)
         self._arriving = []
-        self._gpus = sum(arrival.gpus for arrival in arrivals)
+        self.arrivals = arrivals
         snapshots = [arrival.answer for arrival in arrivals if isinstance(arrival.answer, Snapshot)]
         return self._keep(_agreed(snapshots))
 

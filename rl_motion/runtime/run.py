@@ -140,8 +140,11 @@ class Run:
             metrics=row,
         )
         adapter = {f"adapter/{name}": content for name, content in snapshot.files.items()}
-        self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
-        self.iterations = snapshot.version
+        try:
+            self._commits.write(manifest, {LEARNER_FILE: snapshot.state, **adapter})
+        finally:  # whole, where only what follows the commit failed
+            if self._commits.has(snapshot.version):
+                self.iterations = snapshot.version
 
     def _mlflow_settings(self, uri: str) -> MlflowSettings:
         out = self.folder.resolve().parent
@@ -213,7 +216,8 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
 def identity(job: Job) -> dict[str, Any]:
     """What a run's numbers depend on, by dotted name: all but names, places, amounts of work and records."""
     tree = job.model_dump(mode="json", exclude={"name", "runtime", "tracking", "evaluation"})
-    del tree["train"]["iterations"]
+    for amount in ("iterations", "max_skipped_steps"):
+        del tree["train"][amount]
     return flatten(tree)
 
 

@@ -9,6 +9,7 @@ Legend: B rows of a unit.
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from rl_motion.algorithms import ADVANTAGES
+from rl_motion.algorithms import estimate
 from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
 from rl_motion.learner.rounds import Rounds, together
@@ -31,6 +33,8 @@ from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit, UnitG
 
 _ADVANTAGES = "advantages/"
 """Before the names of what the advantages remember, in a learner's state."""
+
+_log = logging.getLogger(__name__)
 
 Turn = tuple[str | None, list[UnitGradient]]
 """A learner's part of a round: None and its own gradients; or, once the update is over, the SHA-256 of its state."""
@@ -79,10 +83,18 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a learner's step returns."""
+    """What a learner's step returns; `skipped` has a line for every optimiser step that was not made."""
 
     snapshot: Snapshot
     metrics: Metrics
+    skipped: Sequence[str]
+
+
+def warned(learned: Learned) -> Learned:
+    """The same; says in this process's log what was skipped."""
+    for line in learned.skipped:
+        _log.warning("%s", line)
+    return learned
 
 
 class Worker:
@@ -227,7 +239,7 @@ class LearnerWorker(Worker):
         """Take the optimiser step that all learners' gradients make, then the next turn.
 
         Raises:
-            RunFault: a loss or gradient is not finite; the update is undone.
+            RunFault: too many steps were skipped in a row, as something was not finite; the update is undone.
         """
         if self._rounds is None:
             raise ValueError("got a round of no update; want one under way; call begin first")
@@ -238,7 +250,7 @@ class LearnerWorker(Worker):
 
     def learned(self) -> Learned:
         """What the last update came to."""
-        return Learned(self._snapshot(), self._metrics)
+        return Learned(self._snapshot(), self._metrics, tuple(self.training.learner.skipped))
 
     def _update(
         self,
@@ -261,11 +273,10 @@ class LearnerWorker(Worker):
                     f"unit {trajectory.unit.index}: got a trajectory of adapter version {got[0]} ({got[1][:12]}); want "
                     f"version {want[0]} ({want[1][:12]}); resume the run"
                 )
-        estimate = ADVANTAGES[self._job.algorithm.advantages]
         estimated, memory = estimate(list(zip(units, rewards, strict=True)), self._memory, self._job.algorithm)
         found = dict(zip((unit.index for unit in units), zip(estimated, rewards, strict=True), strict=True))
         own = [Experience(trajectory, *found[trajectory.unit.index]) for trajectory in trajectories]
-        metrics = yield from self.training.learner.rounds(units, own)
+        metrics = yield from self.training.learner.rounds(units, own, verified(behaviour) if stale else None)
         self._version, self._memory = self._version + 1, memory
         self._metrics = self.training.constants | metrics
         return self._metrics
@@ -282,9 +293,16 @@ class LearnerWorker(Worker):
 
     def _snapshot(self) -> Snapshot:
         adapter = self.training.policy.adapter_state()
-        with tempfile.TemporaryDirectory() as folder:
-            self.training.save_adapter(Path(folder))
-            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                self.training.save_adapter(Path(folder))
+                files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        except (OSError, SafetensorError) as error:
+            raise RunFault(
+                f"got {getattr(error, 'strerror', None) or error} where a learner writes its adapter for a moment "
+                f"({tempfile.gettempdir()}); want room and the right to write there; make both, or set TMPDIR, and "
+                "resume the run"
+            ) from error
         return Snapshot(
             version=self._version,
             sha256=adapter_checksum(adapter),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 
 def read_whole(path: Path, most: int) -> bytes:
@@ -25,10 +26,14 @@ def read_whole(path: Path, most: int) -> bytes:
     return content
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+def write_synced(path: Path, content: bytes, mode: Literal["wb", "ab"] = "wb") -> None:
+    """Write a file, or add to it, and wait until the disk has it.
+
+    Raises:
+        OSError: there is no room, or no right to write; it names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with _named(path), path.open(mode) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -80,6 +85,18 @@ def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's entries."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error says which file or folder: `open` names it, `write` and `fsync` do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rl_motion.tracking.files import write_atomic
+from rl_motion.tracking.files import write_atomic, write_synced
 from rl_motion.types import Metrics
 
 ITERATION = "iteration"
@@ -23,10 +22,7 @@ class JsonlTracker:
 
     def append(self, row: Metrics) -> None:
         """Add a row and wait until the disk has it."""
-        with self.path.open("ab") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(self.path, _line(row), "ab")
 
     def rows(self) -> list[Metrics]:
         """All whole rows, in order; a last line that was cut short is left out."""

@@ -58,6 +58,10 @@ class Meddled:
         self.mishap(self.training.policy)
         return self.training.learner.rounds(units, own)
 
+    @property
+    def skipped(self) -> Sequence[str]:
+        return self.training.learner.skipped
+
     def state_dict_tensors(self) -> dict[str, Tensor]:
         return self.training.learner.state_dict_tensors()
 

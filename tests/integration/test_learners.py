@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault
-from rl_motion.runtime import frontend, ray_backend, run
+from rl_motion.runtime import frontend, ray_learners, run
 from rl_motion.runtime.pool import SystemFault
 from tests import fakes
 from tests.fakes import real_job, result, rows, toy_job
@@ -37,6 +37,10 @@ def everything(model: str = "toy", **runtime: Any) -> Job:
 
 def on_ray(learners: int, model: str = "toy") -> Job:
     return everything(model, backend="ray", learner_workers=learners)
+
+
+def limited(job: Job, steps: int) -> Job:
+    return job.model_copy(update={"train": job.train.model_copy(update={"max_skipped_steps": steps})})
 
 
 def folder_of(job: Job, out: Path) -> Path:
@@ -88,6 +92,18 @@ def test_a_run_goes_on_with_another_number_of_learners(tmp_path: Path, monkeypat
     assert state(folder) == state(straight)
 
 
+def test_a_step_that_is_not_finite_is_skipped_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unit 1 is the second learner's. And the control: the step does change the adapter."""
+    local = folder_of(everything("toy:nan=1"), tmp_path)
+    caplog.clear()
+    shared = folder_of(on_ray(2, "toy:nan=1"), tmp_path)
+    assert result(shared) == result(local)
+    assert state(shared) == state(local)
+    assert [row["learner/skipped_steps"] for row in rows(shared)] == [0, 2, 0, 0]
+    assert caplog.messages == ["an optimiser step was skipped: got loss nan in iteration 1, unit 1"] * 2
+    assert result(shared)[0] != result(folder_of(everything(), tmp_path))[0]
+
+
 @pytest.mark.parametrize("learners", [2, 3])
 def test_a_learner_that_dies_costs_time_only(learners: int, tmp_path: Path) -> None:
     """Unit 2 is the first learner's of two and the last's of three; the others are in the middle of the update."""
@@ -124,7 +140,7 @@ def test_a_learner_that_dies_every_time_ends_the_run_with_its_cause(tmp_path: Pa
 @pytest.mark.parametrize(
     ("mishap", "error", "message"),
     [
-        ("nan=1", RunFault, "got loss nan in iteration 1, unit 1; want a finite number"),
+        ("nan=1", RunFault, "got loss nan in iteration 1, unit 1, the last of 1 optimiser steps"),
         ("bug_learner=1", ValueError, "a bug in learning from unit 1"),
         ("drift={}/moved", RunFault, "got learners in different states .*learner_workers=1"),
     ],
@@ -134,5 +150,5 @@ def test_what_goes_wrong_in_one_learner_ends_the_run_at_its_last_commit(
 ) -> None:
     """Unit 1 is the second learner's."""
     with pytest.raises(error, match=message):
-        folder_of(on_ray(2, f"toy:{mishap.format(tmp_path)}"), tmp_path)
+        folder_of(limited(on_ray(2, f"toy:{mishap.format(tmp_path)}"), 1), tmp_path)
     assert [row["iteration"] for row in rows(tmp_path / "toy")] == [0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_motion.algorithms import ADVANTAGES, group_advantages
+from rl_motion.algorithms import ADVANTAGES, advantages, group_advantages
 from rl_motion.algorithms.advantages import Memory, Rewarded, leave_one_out_advantages
 from rl_motion.config import AlgorithmConfig, Job, RunFault
 from rl_motion.runtime.workers import LearnerWorker
@@ -182,6 +182,63 @@ def test_every_estimator_refuses_what_it_cannot_judge(name: str) -> None:
         ADVANTAGES[name]([(unit_of("a", 2), torch.tensor([0.0, torch.inf]))], {}, config)
     with pytest.raises(ValueError, match="whole groups"):
         ADVANTAGES[name]([(unit_of("a", 2), torch.tensor([0.0, 1.0, 2.0]))], {}, config)
+
+
+SHRUNK = [
+    AlgorithmConfig(advantages="group", advantage_shrinkage=0.5),
+    AlgorithmConfig(advantages="running", advantage_shrinkage=0.5, advantage_buffer_size=8, advantage_min_count=8),
+    AlgorithmConfig(advantages="leave_one_out"),
+]
+
+
+def both(rewarded: list[Rewarded], config: AlgorithmConfig) -> tuple[list[list[Tensor]], Memory]:
+    """Of iterations one after the other, with what is remembered in the end."""
+    memory: Memory = {}
+    found = []
+    for iteration in rewarded:
+        estimated, memory = advantages.estimate(iteration, memory, config)
+        found.append(estimated)
+    return found, memory
+
+
+def without_second(rewarded: list[Rewarded]) -> list[Rewarded]:
+    return [iteration[:1] for iteration in rewarded]
+
+
+def with_second(rewarded: list[Rewarded], value: float) -> list[Rewarded]:
+    """One reward of every second unit is that."""
+    return [[first, (unit, torch.cat([torch.tensor([value]), reward_B[1:]]))] for first, (unit, reward_B) in rewarded]
+
+
+@pytest.mark.parametrize("config", SHRUNK, ids=lambda config: config.advantages)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_unit_that_is_not_finite_is_as_if_it_were_not_there(config: AlgorithmConfig, value: float) -> None:
+    """And the control: with a reward of 0 in its place the others know of it, but for estimators of one unit alone."""
+    rewarded = iterations(PLAN, samples=4)
+    want, memory = both(without_second(rewarded), config)
+    found, remembered = both(with_second(rewarded, value), config)
+    for (sound, unsound), (alone,) in zip(found, want, strict=True):
+        assert torch.equal(sound, alone)
+        assert unsound.shape == (8,) and unsound.dtype == torch.float64 and bool(unsound.isnan().all())
+    assert remembered.keys() == memory.keys()
+    assert all(torch.equal(remembered[name], memory[name]) for name in memory)
+    seen, _ = both(with_second(rewarded, 0.0), config)
+    blind = config.advantages == "leave_one_out"
+    assert torch.equal(seen[-1][0], want[-1][0]) == blind
+
+
+@pytest.mark.parametrize("config", SHRUNK, ids=lambda config: config.advantages)
+def test_an_iteration_without_a_finite_unit_is_not_remembered(config: AlgorithmConfig) -> None:
+    """So that the first one with others calibrates."""
+    first, *later = iterations(PLAN, samples=4)
+    lost = [(unit, torch.full_like(reward_B, torch.nan)) for unit, reward_B in first]
+    found, memory = both([lost, *later], config)
+    want, remembered = both(later, config)
+    assert all(bool(advantage_B.isnan().all()) for advantage_B in found[0])
+    for one, other in zip(found[1:], want, strict=True):
+        assert torch.equal(torch.cat(one), torch.cat(other))
+    assert memory.keys() == remembered.keys()
+    assert all(torch.equal(memory[name], remembered[name]) for name in memory)
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)

@@ -99,9 +99,9 @@ def test_average_and_kl_weight_go_on_bit_for_bit(lost: str, tmp_path: Path) -> N
     assert same(train(policy, learner, range(2, 4)), whole) == (not lost)
 
 
-def test_without_options_the_state_is_adapter_and_moments() -> None:
+def test_without_options_the_state_is_adapter_moments_and_a_count() -> None:
     kinds = {name.partition("/")[0] for name in train(*make(), range(1))}
-    assert kinds == {"adapter", "adam_mean", "adam_square", "adam_step"}
+    assert kinds == {"adapter", "adam_mean", "adam_square", "adam_step", "skipped_in_a_row"}
 
 
 def test_published_is_the_average_of_what_was_committed() -> None:
@@ -190,16 +190,6 @@ def test_first_step_audits_every_unit_and_changes_nothing_on_failure() -> None:
     before = learner.state_dict_tensors()
     with pytest.raises(AuditError, match="unit 1"):
         learner.step([batch[0], dataclasses.replace(batch[1], trajectory=broken)])
-    assert same(before, learner.state_dict_tensors())
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_unchanged() -> None:
-    policy, learner = make_with_all()
-    batch, _ = sample(policy, 3)
-    before = learner.state_dict_tensors()
-    advantage_B = torch.full((24,), torch.nan)
-    with pytest.raises(RunFault, match="iteration 3, unit 1"):
-        learner.step([batch[0], dataclasses.replace(batch[1], advantage_B=advantage_B)])
     assert same(before, learner.state_dict_tensors())
 
 

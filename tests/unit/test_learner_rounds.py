@@ -177,13 +177,14 @@ def two_learners(error: Exception | None) -> tuple[list[Learner], list[Rounds]]:
     made = []
     for rank in range(2):
         policy, _ = toy_policy(PolicyConfig(steps=5), features=2)
-        made.append((policy, Learner(policy, Faulty(1, error) if rank else DDPO(SETTINGS), TRAIN)))
+        strict = TRAIN.model_copy(update={"max_skipped_steps": 1})
+        made.append((policy, Learner(policy, Faulty(1, error) if rank else DDPO(SETTINGS), strict)))
     batch = sample(made[0][0], 0, 3)
     learners = [learner for _, learner in made]
     return learners, [learner.rounds(units_of(batch), batch[r::2]) for r, learner in enumerate(learners)]
 
 
-def test_a_loss_that_is_not_finite_stops_every_learner_alike() -> None:
+def test_one_skipped_step_too_many_stops_every_learner_alike() -> None:
     learners, rounds = two_learners(None)
     before = [learner.state_dict_tensors() for learner in learners]
     said = everything([next(rank) for rank in rounds])

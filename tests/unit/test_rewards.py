@@ -6,7 +6,7 @@ import torch
 from rl_motion.config import RewardConfig, RunFault, UserError
 from rl_motion.protocols import Reward
 from rl_motion.rewards import REWARDS, TMRReward
-from rl_motion.rewards.combine import Term, build_terms, score
+from rl_motion.rewards.combine import Term, build_terms, non_finite, refuse_non_finite, score
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 
 PROMPTS = (Prompt("a", "walks", 4), Prompt("b", "jumps", 4))
@@ -75,13 +75,21 @@ def test_total_is_the_weighted_sum_and_the_parts_stay_unweighted():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_reward_that_is_not_finite_stops_the_run_and_is_named(bad):
+def test_a_reward_that_is_not_finite_is_named_and_never_looks_finite(bad):
+    """Its total is not finite either, not even with weight 0: training skips it, evaluation refuses it."""
     terms = [
         Term("fine", 1.0, Constant(0.0, 0.0, 0.0, 0.0)),
         Term("broken", 0.0, Constant(0.0, 0.0, bad, 0.0)),
     ]
+    scored = score(terms, motions(), UNIT)
+    assert scored.total_B.isfinite().tolist() == [True, True, False, True]
+    (line,) = non_finite(scored, UNIT)
+    assert line == f"got {bad} from reward 'broken' for prompt 'jumps' (row 2; 1 of 4 rows are not finite)"
     with pytest.raises(RunFault, match=r"broken.*jumps"):
-        score(terms, motions(), UNIT)
+        refuse_non_finite(scored, UNIT)
+    sound = score(terms[:1], motions(), UNIT)
+    assert non_finite(sound, UNIT) == []
+    assert refuse_non_finite(sound, UNIT) is sound
 
 
 def test_a_reward_of_another_shape_is_refused():

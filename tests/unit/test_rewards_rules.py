@@ -12,7 +12,7 @@ from rl_motion.motion.sentinels import foot_skate_B
 from rl_motion.motion.skeleton import STANDING_OFFSETS_J3, fk_local
 from rl_motion.protocols import Reward
 from rl_motion.rewards import REWARDS
-from rl_motion.rewards.combine import Term, score
+from rl_motion.rewards.combine import Term, refuse_non_finite, score
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 
 FRAMES, FPS = 12, 20.0
@@ -106,14 +106,16 @@ def test_the_gradient_that_is_promised_arrives(name):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_what_is_no_motion_stops_the_run(name):
+def test_what_is_no_motion_has_no_finite_reward(name):
     """Negative control: the measure alone would call a body without a height a body that does not skate."""
     features = sliding(0.5)
     features[0, 5, HEIGHTS] = torch.nan
     assert foot_skate_B(features_to_joints(features), torch.tensor([FRAMES]), FPS).isfinite()
     unit = Unit(seed=0, iteration=0, index=0, prompts=(Prompt("p", "walks", FRAMES),), samples_per_prompt=1)
+    scored = score([Term(name, 1.0, REWARDS[name]())], motions(features), unit)
+    assert not scored.total_B.isfinite().any()
     with pytest.raises(RunFault, match=name):
-        score([Term(name, 1.0, REWARDS[name]())], motions(features), unit)
+        refuse_non_finite(scored, unit)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -180,6 +182,46 @@ def test_every_loss_of_easytune_meets_the_parameters_that_the_one_before_left() 
 
     Learner(once, AtOnce(AlgorithmConfig(), near_B), config).step([batch])
     assert not all(torch.equal(once.adapter_state()[name], want[name]) for name in want)
+
+
+def test_a_denoising_step_that_is_not_finite_is_skipped_and_the_others_are_made() -> None:
+    """Against the loop written out without that step: the same bits."""
+    policy, other = (latent_policy(PolicyConfig(steps=5)) for _ in range(2))
+    config = TrainConfig(learning_rate=0.05)
+    batch, calls = experience(policy), count()
+
+    def sometimes(motions, unit, noise_level_B=None):
+        return near_B(motions, unit) * (torch.nan if next(calls) == 1 else 1.0)
+
+    metrics = Learner(policy, EasyTune(AlgorithmConfig(), sometimes), config).step([batch])
+    assert (metrics["learner/updates"], metrics["learner/skipped_steps"]) == (3.0, 1.0)
+    assert math.isfinite(metrics["policy/predicted_reward"])
+    parameters = list(other.adapter_parameters().values())
+    adam = torch.optim.Adam(parameters, lr=0.05, betas=(0.9, config.adam_beta2))
+    walk = other.denoising(batch.trajectory.unit)
+    x_BFD, x0_prev = walk.noise_BFD, None
+    for k in range(4):
+        x0_BFD, next_BFD = walk.step(k, x_BFD, x0_prev)
+        if k != 1:
+            adam.zero_grad()
+            (-near_B(walk.decode(x0_BFD), batch.trajectory.unit).mean()).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            adam.step()
+        x_BFD, x0_prev = next_BFD.detach(), x0_BFD.detach()
+    got, want = policy.adapter_state(), other.adapter_state()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_unit_with_a_reward_that_is_not_finite_teaches_nothing_whatever_its_losses_read() -> None:
+    """EasyTune's read neither rewards nor advantages of the rollout."""
+    policy = latent_policy(PolicyConfig(steps=5))
+    batch = experience(policy)
+    before = policy.adapter_state()
+    spoilt = replace(batch, reward_B=torch.full_like(batch.reward_B, torch.nan))
+    metrics = Learner(policy, EasyTune(AlgorithmConfig(), near_B), TrainConfig()).step([spoilt])
+    assert metrics == {"learner/updates": 0.0, "learner/skipped_steps": 4.0}
+    after = policy.adapter_state()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_units_that_share_steps_yield_equally_often() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
@@ -88,8 +89,6 @@ def test_plugins(case: Case, hold: Callable[[Case], None]) -> None:
     ("value", "words"),
     [
         ("motions.features_BFD", ["shape", "want one value for each"]),
-        (f"{VALUE} * float('nan')", ["nan", "not finite"]),
-        (f"{VALUE} + float('inf')", ["inf", "not finite"]),
         ("3.0", ["float", "Tensor"]),
         ("None", ["NoneType", "Tensor"]),
         (f"{VALUE}.long()", ["int64", "Tensor"]),
@@ -97,12 +96,23 @@ def test_plugins(case: Case, hold: Callable[[Case], None]) -> None:
     ],
 )
 def test_what_shows_on_motion_alone_is_a_fault(desk: Desk, value: str, words: list[str]) -> None:
+    refused(ended_with(desk, value), ["mine.py:Mine", *words, *SAVED], {}, {}, code=1)
+
+
+@pytest.mark.parametrize(("value", "words"), [("* float('nan')", "got nan from"), ("+ float('inf')", "got inf from")])
+def test_a_reward_that_is_not_finite_is_named_and_its_step_skipped(desk: Desk, value: str, words: str) -> None:
+    ended = ended_with(desk, f"{VALUE} {value}", "train.max_skipped_steps=1")
+    refused(ended, ["got 4 of 4 rewards that are not finite in iteration 0, unit 0", *SAVED], {}, {}, code=1)
+    assert f"WARNING: iteration 0, unit 0: {words} reward 'mine.py:Mine' for prompt" in ended.stderr
+
+
+def ended_with(desk: Desk, value: str, *sets: str) -> Result:
     means = Means(replace(fakes.WORKSHOP, rewards=build_rewards), fakes.evaluate)
     desk.monkeypatch.setattr(frontend, "MEANS", means)
     desk.monkeypatch.setattr(loops, "train", LOOP)
     desk.plugin(VALUE, value)
-    ended = CliRunner().invoke(app, train('rewards=[{name: "mine.py:Mine"}]'))
-    refused(ended, ["mine.py:Mine", *words, "saved: 0 iterations", "rl-motion resume runs/right"], {}, {}, code=1)
+    return CliRunner().invoke(app, train('rewards=[{name: "mine.py:Mine"}]', *sets))
 
 
 LOOP = loops.train
+SAVED = ("saved: 0 iterations", "rl-motion resume runs/right")
