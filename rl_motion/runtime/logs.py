@@ -103,13 +103,13 @@ def logging_to(folder: Path, run: str) -> Iterator[None]:
     """Write what the package logs into this folder."""
     formats = {"run.log": Discreet(_PLAIN), "run.jsonl": JsonLine()}
     logger = logging.getLogger("rl_motion")
-    handlers = []
-    for name, formatter in formats.items():
-        handler = RunLog(folder / name, formatter)
-        handler.addFilter(Context(run))
-        logger.addHandler(handler)
-        handlers.append(handler)
+    handlers: list[logging.Handler] = []
     try:
+        for name, formatter in formats.items():
+            handler = RunLog(folder / name, formatter)
+            handler.addFilter(Context(run))
+            logger.addHandler(handler)
+            handlers.append(handler)
         with about():
             yield
     finally:

@@ -81,11 +81,19 @@ def write(folder: Path, status: RunStatus) -> None:
     """Replace the file: readers see the old one or the new one.
 
     It is not synced: a power cut may lose it, and the next second would have replaced it anyway.
+
+    Raises:
+        OSError: it cannot be written; the old one stays.
     """
     path = path_of(folder)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(finite(status.model_dump(mode="json")), allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(finite(status.model_dump(mode="json")), allow_nan=False) + "\n"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read(folder: Path) -> RunStatus:

@@ -55,6 +55,14 @@ def test_records_say_what_they_are_about(tmp_path: Path) -> None:
     assert "iteration" not in lines(tmp_path)[-1]
 
 
+def test_a_file_that_cannot_be_opened_leaves_no_handler(tmp_path: Path) -> None:
+    before = list(logging.getLogger("rl_motion").handlers)
+    (tmp_path / "run.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError), logging_to(tmp_path, "demo"):
+        pass
+    assert logging.getLogger("rl_motion").handlers == before
+
+
 def test_secrets_are_in_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/motion/.ray/auth_token")
