@@ -115,4 +115,5 @@ def logging_to(folder: Path, run: str) -> Iterator[None]:
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
+        for handler in handlers:
             handler.close()
