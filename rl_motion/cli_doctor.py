@@ -62,4 +62,4 @@ def _there(address: str, source: str, out: str, overrides: list[str]) -> int:
 
     check_address(address)
     asked = submit.to_train(source, out, overrides, command="doctor")
-    return followed(JobServer(address), asked, lambda text: typer.echo(printable(text), nl=False))
+    return followed(JobServer(address), asked, typer.echo)

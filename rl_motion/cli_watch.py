@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rl_motion.cli_guard import guarded, printable
+from rl_motion.cli_guard import guarded
 from rl_motion.cli_jobs import followed
 from rl_motion.config.errors import UserError
 
@@ -70,7 +70,7 @@ def scale(
             raise UserError("got no number of workers; want one; give --rollout-workers N or --reward-workers N")
         if address is not None:
             words = [word for role, workers in sizes.items() for word in (f"--{role}-workers", str(workers))]
-            code = _there(address, "scale", run, words, lambda text: typer.echo(printable(text), nl=False))
+            code = _there(address, "scale", run, words, typer.echo)
         else:
             with _patience() as waiting:
                 before, after = control.scale(Path(run), sizes, waiting)
@@ -128,25 +128,17 @@ def _status_there(run: str, watch: bool, as_json: bool, address: str) -> int:
     console = Console()
     live = watch and console.is_terminal and not as_json
     words = ["--json", "--watch"] if live or (watch and as_json) else ["--json"]
-    rest = ""
-
-    def lines(text: str) -> Iterator[str]:
-        nonlocal rest
-        *whole, rest = (rest + text).split("\n")
-        yield from whole
-
     with Live(console=console, auto_refresh=False) if live else _nothing() as screen:
 
-        def show(text: str) -> None:
-            for line in lines(text):
-                if not line.startswith('{"format"'):
-                    typer.echo(printable(line), err=True)
-                elif as_json:
-                    typer.echo(printable(line))
-                else:
-                    now = RunStatus.model_validate_json(line)
-                    shown = view(Path(run), now, '"held": true' in line, time.time())
-                    screen.update(shown, refresh=True) if screen else console.print(shown, soft_wrap=True)
+        def show(line: str) -> None:
+            if not line.startswith('{"format"'):
+                typer.echo(line, err=True)
+            elif as_json:
+                typer.echo(line)
+            else:
+                now = RunStatus.model_validate_json(line)
+                shown = view(Path(run), now, '"held": true' in line, time.time())
+                screen.update(shown, refresh=True) if screen else console.print(shown, soft_wrap=True)
 
         return _there(address, "status", run, words, show)
 

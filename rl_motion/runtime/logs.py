@@ -103,7 +103,7 @@ def logging_to(folder: Path, run: str) -> Iterator[None]:
     """Write what the package logs into this folder."""
     formats = {"run.log": Discreet(_PLAIN), "run.jsonl": JsonLine()}
     logger = logging.getLogger("rl_motion")
-    handlers: list[logging.Handler] = []
+    handlers: list[RunLog] = []
     try:
         for name, formatter in formats.items():
             handler = RunLog(folder / name, formatter)

@@ -181,7 +181,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_scale_on_a_cluster(server: Any) -> None:
-    server.words = ("rollout workers: 2 -> 4\n",)
+    server.words = (
+        "2026-11-21 12:46:22,792\tINFO job_manager.py:581 -- Runtime env is setting up.\nRunning entry",
+        "point for job scale-1: rl-motion scale\nrollout workers: 2 -> 4",
+    )
     ended = invoke("scale", "~/runs/my demo", "--rollout-workers", 4, "--address", HEAD)
     assert (ended.exit_code, ended.stdout) == (0, "rollout workers: 2 -> 4\n")
     assert server.sent.entrypoint == "rl-motion scale ~/'runs/my demo' --rollout-workers 4"
