@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from rl_motion.config import RunFault, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime import control, status_file, watcher
+from rl_motion.runtime import held as held_module
 from rl_motion.runtime.held import held, is_held
 from rl_motion.runtime.rates import Rates
 from rl_motion.runtime.status import Status
@@ -279,24 +282,22 @@ def test_a_held_run_can_be_told_from_one_that_is_gone(tmp_path: Path) -> None:
     assert not is_held(tmp_path)
 
 
-def test_looking_does_not_keep_a_run_from_being_resumed(tmp_path: Path) -> None:
+def test_looking_does_not_keep_a_run_from_being_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with held(tmp_path):
         pass
-    over = threading.Event()
 
-    def look() -> None:
-        while not over.is_set():
-            is_held(tmp_path)
+    def while_looked_at() -> None:
+        looking = os.open(tmp_path / "logs" / "lock", os.O_RDONLY)
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, os.close, [looking]).start()
+        with held(tmp_path):
+            pass
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        for _ in range(50):
-            with held(tmp_path):
-                pass
-    finally:
-        over.set()
-        thread.join()
+    while_looked_at()
+    monkeypatch.setattr(held_module, "_PATIENCE_S", 0.0)
+    with pytest.raises(UserError, match="another process"):
+        while_looked_at()
+    time.sleep(0.3)
 
 
 def test_rates_are_of_the_last_minutes() -> None:
