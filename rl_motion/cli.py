@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
 from rl_motion.cli_sweep import sweep
+from rl_motion.cli_watch import scale, status
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,6 +157,9 @@ def ui(
 
 app.command()(sweep)
 app.command()(submit)
+app.command()(doctor)
+app.command()(scale)
+app.command()(status)
 app.add_typer(jobs)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +14,12 @@ from rl_motion.cli_guard import guarded, printable
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
-    from rl_motion.runtime.job_server import JobServer
+    from rl_motion.runtime.job_server import JobServer, Submission
 
 jobs = typer.Typer(name="jobs", help="What was submitted to a cluster: list it, read along, stop it.")
+
+_OF_RAY = re.compile(r"\tINFO job_manager\.py:\d+ -- |^Running entrypoint for job ")
+"""What Ray puts before a job's own words."""
 
 AddressOption = Annotated[
     str,
@@ -131,6 +136,29 @@ def stop(job_id: IdArgument, address: AddressOption) -> None:
             typer.echo(f"stopped: {job_id}\n{_how_to_resume(server)}")
         else:
             typer.echo(f"{job_id} had ended before")
+
+
+def followed(server: JobServer, submission: Submission, show: Callable[[str], None]) -> int:
+    """Submit a short command and show its lines, without those of Ray; its exit code. Ctrl-C ends it there too."""
+    rest = ""
+
+    def by_line(text: str) -> None:
+        nonlocal rest
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            if not _OF_RAY.search(line):
+                show(printable(line))
+
+    job_id = server.submit(submission)
+    try:
+        ended = server.follow(job_id, by_line)
+    except KeyboardInterrupt:
+        server.stop(job_id)
+        raise
+    by_line("\n" if rest else "")
+    if ended.exit_code:
+        typer.echo(printable(f"job {job_id}: {ended.reason}"), err=True)
+    return ended.exit_code
 
 
 def _read_along(server: JobServer, job_id: str) -> int:

@@ -143,12 +143,17 @@ def checkpoints(job: Job) -> dict[str, Path]:
     return {"model": locate(job.model.name, DENOISERS), **found}
 
 
+def directories(job: Job) -> dict[str, Path]:
+    """Those checkpoints and their text encoders, by what they are there for."""
+    found: dict[str, Path] = {}
+    for role, path in checkpoints(job).items():
+        found |= {role: path, f"{role}.text_encoder": text_encoder_of(path, _config(path))}
+    return found
+
+
 def weights_sha256(job: Job) -> dict[str, str]:
     """SHA-256 of those checkpoints and of their text encoders, model cards left out."""
-    directories: dict[str, Path] = {}
-    for role, path in checkpoints(job).items():
-        directories |= {role: path, f"{role}.text_encoder": text_encoder_of(path, _config(path))}
-    return {role: _digest(path) for role, path in directories.items()}
+    return {role: _digest(path) for role, path in directories(job).items()}
 
 
 def _check_rewards(job: Job, gives: MotionForm) -> bool:

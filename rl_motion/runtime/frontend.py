@@ -22,6 +22,7 @@ from rl_motion.runtime.progress import watching
 from rl_motion.runtime.run import Run
 from rl_motion.runtime.store_uri import is_uri, run_in
 from rl_motion.runtime.validate import Validation, units_sha256, validation_units
+from rl_motion.runtime.watcher import watching_run
 from rl_motion.types import Metrics, Prompt, Unit
 
 Report = Mapping[str, Any]
@@ -148,11 +149,15 @@ def _train(held: Run, console: Console) -> RewardFiles:
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256, units_sha256(examined))
-    with closing(make_backend(job, MEANS.workshop.carrying(files))) as backend:
+    with (
+        closing(make_backend(job, MEANS.workshop.carrying(files))) as backend,
+        watching_run(held.folder, job, backend, held.iterations or 0, held.mlflow_behind) as watcher,
+    ):
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
         state = held.begin(snapshot)
+        watcher.begin(snapshot.version)
         validation = Validation(job, examined, backend)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
@@ -160,6 +165,7 @@ def _train(held: Run, console: Console) -> RewardFiles:
                 metrics = metrics | validation.metrics(after.snapshot.behaviour)
                 held.record(iteration, after, metrics)
                 watch.show(iteration, metrics)
+                watcher.iteration(iteration, metrics)
 
             loop.train(job, pool, backend, state, record)
     return files

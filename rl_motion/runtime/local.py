@@ -27,6 +27,7 @@ class LocalBackend:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._calls: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
+        self._at_work: Role | None = None
 
     def start(self) -> Snapshot:
         """Make everything; the untrained starting point."""
@@ -46,8 +47,10 @@ class LocalBackend:
         """One update from all of them."""
         started = time.perf_counter()
         totals = [scored.total_B for scored in rollouts.scored]
+        self._at_work = "learner"
         learned = self._learner.learn(rollouts.behaviour, totals, *rollouts.trajectories)
         self._count("learner", time.perf_counter() - started, sum(unit.batch for unit in rollouts.units))
+        self._at_work = None
         return learned
 
     def scale(self, role: Role, workers: int, reason: str) -> None:
@@ -58,9 +61,22 @@ class LocalBackend:
         )
 
     def status(self) -> Status:
-        """One idle worker of each kind, and what was done."""
+        """One worker of each kind, of which one works at a time, and what was done."""
+        at_work = self._at_work
         pools = tuple(
-            PoolStatus(role, 1, 1, 0, 0, 0, self._calls[role], self._rows[role], self._seconds[role], None, 0.0)
+            PoolStatus(
+                role,
+                1,
+                1,
+                int(role == at_work),
+                0,
+                0,
+                self._calls[role],
+                self._rows[role],
+                self._seconds[role],
+                None,
+                0.0,
+            )
             for role in _ROLES
         )
         return Status(pools, 0, 0, 0.0, {}, 0, 0, ())
@@ -70,8 +86,10 @@ class LocalBackend:
 
     def _collect(self, units: Sequence[Unit], behaviour: Behaviour) -> Rollouts:
         started = time.perf_counter()
+        self._at_work = "rollout"
         trajectories = [self._rollout.sample(behaviour, unit) for unit in units]
         sampled = time.perf_counter()
+        self._at_work = "reward"
         scored = [self._reward.score(trajectory) for trajectory in trajectories]
         seconds = {"rollout": sampled - started, "reward": time.perf_counter() - sampled}
         for role, spent in seconds.items():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +11,8 @@ from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.runtime import resuming
 from rl_motion.runtime.commit import Commits
+from rl_motion.runtime.held import held
 from rl_motion.runtime.run import Run
-from rl_motion.runtime.run_log import RunLog
 from rl_motion.runtime.store import Store, open_store
 from rl_motion.runtime.store_uri import run_in
 from rl_motion.tracking.files import missing_folders, remove_empty, sync_folder, write_synced
@@ -44,7 +41,7 @@ def create(job: Job, out: Path) -> Iterator[Run]:
                 f"got --out {out}, where no folder can be made ({error.strerror}); want one that can be written; "
                 "choose another"
             ) from None
-        with _held(folder):
+        with held(folder):
             new = Run(folder, job, store=store)
             yield new
     finally:
@@ -73,7 +70,7 @@ def reopen(folder: Path, overrides: Sequence[str] = ()) -> Iterator[Run]:
     )
     if not (folder / _COMMITS).is_dir():
         raise nothing
-    with _held(folder):
+    with held(folder):
         commit = Commits(folder / _COMMITS, job.runtime.keep_commits).newest()
         if commit is None:
             raise nothing
@@ -157,25 +154,3 @@ def _fresh(out: Path, job: Job) -> tuple[Path, Store | None]:
             continue
         return folder, store
     raise UserError(f"got 100000 runs named {job.name!r} in {out}; want another name; set `name` in the job")
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the run's lock and write its log; the lock goes with the process, however it ends."""
-    (folder / "logs").mkdir(exist_ok=True)
-    descriptor = os.open(folder / "logs" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    handler = RunLog(folder / "logs" / "run.log")
-    logger = logging.getLogger("rl_motion")
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"got {folder}, a run that another process is working on; want one at a time; wait for it or end it"
-            ) from None
-        logger.addHandler(handler)
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-        os.close(descriptor)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from rl_motion.types import Metrics
+if TYPE_CHECKING:
+    from rl_motion.types import Metrics  # needs torch, which commands that only look do without
 
 PLAIN_EVERY_S = 10.0
 _SHOWN = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rl_motion.config import Job
 from rl_motion.config.load import dump_job
-from rl_motion.runtime import resuming
+from rl_motion.runtime import resuming, status_file
 from rl_motion.runtime.commit import (
     ADAPTER_FILES,
     LEARNER_FILE,
@@ -80,6 +80,10 @@ class Run:
     def wall_s(self) -> float:
         """Seconds of work so far, over all resumes."""
         return self._wall_before_s + time.monotonic() - self._started
+
+    def mlflow_behind(self) -> int | None:
+        """Rows that MLflow lacks; None without MLflow."""
+        return self._mlflow.behind() if self._mlflow else None
 
     def rest_on(self, pool_sha256: str, weights_sha256: Mapping[str, str], validation_sha256: str) -> None:
         """Say which prompts and frozen weights this machine has, before anything starts.
@@ -164,8 +168,9 @@ class Run:
         interval = "" if wanted.low is None else f" [{wanted.low:.4g}, {wanted.high:.4g}]"
         return f"{after}, the best in validation: reward {wanted.reward:.4g}{interval}"
 
-    def end(self, status: str) -> None:
-        """Publish the adapter and close the run in MLflow; `status` is FINISHED, FAILED or KILLED."""
+    def end(self, status: status_file.State) -> None:
+        """Say how the run ended, publish the adapter and close the run in MLflow: FINISHED, FAILED or KILLED."""
+        status_file.ended(self.folder, status, time.time())
         self.publish_adapter()
         if self._mlflow is None:
             return

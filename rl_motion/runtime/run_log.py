@@ -11,16 +11,16 @@ _log = logging.getLogger(__name__)
 
 
 class RunLog(logging.FileHandler):
-    """`logs/run.log`. What cannot be written is kept and tried again with the next line; that is said once."""
+    """A file of `logs/`. What cannot be written is kept and tried again with the next line; that is said once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, formatter: logging.Formatter) -> None:
         """Appends.
 
         Raises:
             OSError: the file cannot be opened.
         """
-        super().__init__(path)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(formatter)
         self._said = False
 
     def handleError(self, record: logging.LogRecord) -> None:

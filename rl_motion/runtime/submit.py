@@ -28,14 +28,17 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _log = logging.getLogger(__name__)
 
 
-def to_train(source: str, out: str, overrides: Sequence[str] = (), seed: int | None = None) -> Submission:
-    """A new run of a job.
+def to_train(
+    source: str, out: str, overrides: Sequence[str] = (), seed: int | None = None, command: str = "train"
+) -> Submission:
+    """A new run of a job, or another command that takes a job and --out.
 
     Args:
         source: YAML file or packaged name, as `rl-motion train` takes it.
         out: the run is OUT/<job name>, on the cluster's disks.
         overrides: `a.b=c` strings.
         seed: replaces `train.seed`.
+        command: of `rl-motion`; the name of a submission that trains is the job's.
 
     Raises:
         UserError: the job is wrong, as far as this machine can tell, or `out` is no place on a cluster.
@@ -46,8 +49,9 @@ def to_train(source: str, out: str, overrides: Sequence[str] = (), seed: int | N
     files = files_of(job)
     if JOB_FILE in files:
         raise UserError(f"got a file named {JOB_FILE}, as the job is where it runs; want another name; rename it")
+    name = job.name if command == "train" else command
     return Submission(
-        job.name, f"rl-motion train {JOB_FILE} --out {where}", {JOB_FILE: dump_job(job).encode(), **files}
+        name, f"rl-motion {command} {JOB_FILE} --out {where}", {JOB_FILE: dump_job(job).encode(), **files}
     )
 
 
@@ -73,6 +77,20 @@ def to_resume(run: str, overrides: Sequence[str] = (), source: str | None = None
     files = files_of(load_job(source)) if source is not None else {}
     name = re.sub(r"[^A-Za-z0-9._-]|^[^A-Za-z0-9]+", "", PurePosixPath(run).name) or "resume"
     return Submission(name, " ".join(["rl-motion resume", where, *words]), files)
+
+
+def to_look(command: str, run: str, words: Sequence[str]) -> Submission:
+    """A command of `rl-motion` on a run that lies on the cluster's disks.
+
+    Args:
+        command: such as status.
+        run: its folder there.
+        words: the command's options; nothing in them needs quoting.
+
+    Raises:
+        UserError: `run` is no place on a cluster.
+    """
+    return Submission(command, " ".join(["rl-motion", command, _there("RUN", run), *words]))
 
 
 def files_of(job: Job) -> dict[str, bytes]:

@@ -37,6 +37,14 @@ class JsonlTracker:
             line = file.readline()
         return (json.loads(line), offset + len(line)) if line.endswith(b"\n") else None
 
+    def count_from(self, offset: int) -> int:
+        """Whole rows from this byte on."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read().count(b"\n")
+
     def rewind(self, iteration: int, last: Metrics | None) -> None:
         """Make the file what it was after `iteration` iterations, `last` being the last of its rows.
 

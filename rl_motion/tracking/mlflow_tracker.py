@@ -96,6 +96,10 @@ class MlflowTracker:
         """Say that there is a new row; returns at once."""
         self._wake.set()
 
+    def behind(self) -> int:
+        """Rows that the server lacks, as far as is known here."""
+        return self._rows.count_from(self._offset)
+
     def finish(self, status: str, files: Sequence[Path], timeout_s: float) -> bool:
         """Send what is left and close the run on the server.
 
