@@ -25,6 +25,8 @@ from rich.console import Console
 from rl_motion.config import Job
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.runtime import frontend
+from rl_motion.runtime.store import Store
+from rl_motion.tracking.jsonl import JsonlTracker
 from rl_motion.tracking.mlflow_tracker import make_database
 from tests import fakes
 from tests.fakes import result, rows, toy_job
@@ -35,6 +37,9 @@ ITERATIONS = 3 * POINTS + 4
 SYNCS = 18
 """`os.fsync` calls of an iteration and its commit, more or less."""
 NEVER = 10**9
+KINDS = (("sync", 3 * SYNCS), ("row", 4), ("put", 3 * SYNCS), ("batch", 5))
+"""Calls at which the process may end, and how many of them it makes at most before: `os.fsync`, a row of metrics.jsonl
+(its commit is there), an object of the store, a part of MLflow's row."""
 
 Point = tuple[str, int, float]
 """Of which calls, which one, and how many seconds after it the process ends."""
@@ -50,11 +55,14 @@ def job(out: Path) -> Job:
 
 
 def points() -> list[Point]:
-    """In a commit of the disk or the store, between them, while sampling, and while MLflow has half of a row."""
+    """While a commit is written or shortly after, between it and its row, within the store's, within MLflow's row."""
     dice = random.Random(SEED)
-    syncs = [("sync", dice.randrange(1, 3 * SYNCS), dice.choice([0.0, 0.0, 0.01, 0.1])) for _ in range(POINTS)]
-    batches = [("batch", dice.randrange(1, 5), 0.0) for _ in range(POINTS)]
-    return [batches[n] if n % 3 == 2 else syncs[n] for n in range(POINTS)]
+    found: list[Point] = []
+    for number in range(POINTS):
+        name, most = KINDS[number % len(KINDS)]
+        delay_s = dice.choice([0.0, 0.01, 0.1]) if name == "sync" else 0.0
+        found.append((name, dice.randrange(1, most), delay_s))
+    return found
 
 
 def ending(call: Callable[..., Any], after: int, delay_s: float, slow_s: float) -> Callable[..., Any]:
@@ -64,6 +72,8 @@ def ending(call: Callable[..., Any], after: int, delay_s: float, slow_s: float) 
     def made(*arguments: Any, **options: Any) -> Any:
         time.sleep(slow_s)
         left[0] -= 1
+        if left[0] == 0 and delay_s == 0.0:
+            os.kill(os.getpid(), signal.SIGKILL)
         if left[0] == 0:
             threading.Timer(delay_s, os.kill, [os.getpid(), signal.SIGKILL]).start()
         return call(*arguments, **options)
@@ -78,8 +88,13 @@ def drive(out: Path, point: Point) -> None:
     name, after, delay_s = point
     if (out / "runs").is_dir():  # the first is killed while MLflow makes its tables; the others shall find them
         make_database(f"sqlite:///{out}/mlflow.db")
-    os.fsync = ending(os.fsync, after if name == "sync" else NEVER, delay_s, 0.01)
-    MlflowClient.log_batch = ending(MlflowClient.log_batch, after if name == "batch" else NEVER, delay_s, 0.0)
+    for kind, owner, call, slow_s in (
+        ("sync", os, "fsync", 0.01),
+        ("row", JsonlTracker, "append", 0.0),
+        ("put", Store, "_put", 0.0),
+        ("batch", MlflowClient, "log_batch", 0.0),
+    ):
+        setattr(owner, call, ending(getattr(owner, call), after if name == kind else NEVER, delay_s, slow_s))
     frontend.MEANS = fakes.MEANS
     folder, quiet = out / "runs" / "toy", Console(file=io.StringIO())
     if list(folder.glob("commits/*/manifest.json")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,11 @@ def test_the_same_mlflow_run_goes_on_elsewhere(folder: str, tmp_path: Path) -> N
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     job = job_in(folder)
     job = job.model_copy(update={"tracking": job.tracking.model_copy(update={"mlflow_uri": uri})})
-    shutil.rmtree(interrupted(job, tmp_path / "first", at=3))
+    first = interrupted(job, tmp_path / "first", at=3)
+    for thread in threading.enumerate():  # a slow machine may still be sending: another process would have ended
+        if thread.name == "mlflow":
+            thread.join(60)
+    shutil.rmtree(first)
     second = resume(f"{folder}/toy", tmp_path / "second")
     client = MlflowClient(tracking_uri=uri)
     (found,) = client.search_runs([client.get_experiment_by_name("rl_motion").experiment_id])
