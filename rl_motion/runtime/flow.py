@@ -143,10 +143,10 @@ class Flow:
         oldest = min((item.asked_s for item in open_items), default=self._calls.now())
         return len(open_items) - flying, flying, self._calls.now() - oldest
 
-    def say(self, text: str) -> None:
-        """Record an event."""
+    def say(self, text: str, about: Attempt | None = None) -> None:
+        """Record an event; structured logs name the call that it is about."""
         self.events.append(Event(time.time(), text))
-        _log.info(text)
+        _log.info("%s", text, extra=_fields(about) if about else {})
 
     def run(self) -> None:
         """Turn until `close`; what goes wrong reaches whoever waits for a result."""
@@ -240,7 +240,8 @@ class Flow:
         for attempt, member in zip(sorted(alone, key=lambda a: a.since), pool.idle(), strict=False):
             self.speculated += 1
             self.say(
-                f"{_name(attempt)} is late at {pool.role} worker {attempt.member.number}; {member.number} copies it"
+                f"{_name(attempt)} is late at {pool.role} worker {attempt.member.number}; {member.number} copies it",
+                attempt,
             )
             self._begin(attempt.item, member, now)
 
@@ -311,7 +312,7 @@ class Flow:
         if attempt.member in pool.members:
             pool.drop(attempt.member)
         self.retries[reason] += 1
-        self.say(f"{attempt.stage} worker {attempt.member.number} {reason} with {_name(attempt)} ({text})")
+        self.say(f"{attempt.stage} worker {attempt.member.number} {reason} with {_name(attempt)} ({text})", attempt)
         if not _wanted(attempt):
             return
         item.failures.append(f"{attempt.stage} worker {reason}: {text}")
@@ -333,7 +334,7 @@ class Flow:
         item.losses += 1
         if item.losses == _LOSSES:
             raise given_up(_name(attempt), [str(fault)])
-        self.say(f"the trajectory of {_name(attempt)} was lost; it is sampled again")
+        self.say(f"the trajectory of {_name(attempt)} was lost; it is sampled again", attempt)
         item.back_to_start()
         self._queue(item)
 
@@ -345,7 +346,8 @@ class Flow:
         if item.doubted is None:
             self.retries["unsound"] += 1
             self.say(
-                f"{_name(attempt)}: {flaw.text}, from {attempt.stage} worker {attempt.member.number}; asking another"
+                f"{_name(attempt)}: {flaw.text}, from {attempt.stage} worker {attempt.member.number}; asking another",
+                attempt,
             )
             item.doubted = attempt.member
             if pool.wanted == 1:
@@ -400,6 +402,12 @@ def _wanted(attempt: Attempt) -> bool:
     """Whether the item still waits for this: no copy was faster, and it is about the same prompts."""
     item = attempt.item
     return not item.done and item.stage == attempt.stage and item.unit is attempt.unit and not item.probes
+
+
+def _fields(attempt: Attempt) -> dict[str, object]:
+    """For structured logs (logs.py)."""
+    unit, member = attempt.unit, attempt.member
+    return {"iteration": unit.iteration, "unit": unit.index, "role": attempt.stage, "worker": member.number}
 
 
 def _name(attempt: Attempt) -> str:

@@ -6,6 +6,7 @@ prompts -> rollout -> rewards -> learner -> commit
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from rl_motion.runtime.ledger import Ledger
 from rl_motion.runtime.reward_metrics import reward_metrics, warn_of_rewards
 from rl_motion.runtime.workers import Behaviour, Snapshot, warned
 from rl_motion.types import Metrics
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
         learned = warned(backend.learn(rollouts))
         clock.lap("learner")
         ledger.count(rollouts.units)
+        for prompt_id, reason in rollouts.set_aside.items():
+            _log.warning("prompt %s is set aside from now on: %s", prompt_id, reason)
         ledger.put_aside(iteration, rollouts.set_aside)
         snapshot = learned.snapshot
         adapters.append(snapshot.behaviour)

@@ -74,6 +74,8 @@ class RayBackend:
         self._thread = threading.Thread(target=self._flow.run, name="flow", daemon=True)
         self._environment: Environment | None = None
         self._batches: dict[int, Batch] = {}
+        self._least: dict[Role, int] = {"rollout": workers.rollout_workers, "reward": workers.reward_workers}
+        """Sizes below which the controller does not go."""
         self._updates = 0
 
     def start(self) -> Snapshot:
@@ -133,10 +135,9 @@ class RayBackend:
                 f"got {workers} learner workers for a run under way; want them kept, as all hold one state; end the "
                 f"run and resume it with --set runtime.learner_workers={workers}"
             )
-        pool = self._flow.pools[role]
-        if workers != pool.wanted:
-            self._flow.say(f"{role} workers {pool.wanted} -> {workers}: {reason}")
-            pool.wanted = workers
+        # What somebody asked for is what the controller leaves alone from now on.
+        self._least[role] = workers
+        self._resize(role, workers, reason)
 
     def status(self) -> Status:
         """How things are."""
@@ -165,6 +166,12 @@ class RayBackend:
         if self._owns_cluster:
             ray.shutdown()
 
+    def _resize(self, role: Role, workers: int, reason: str) -> None:
+        pool = self._flow.pools[role]
+        if workers != pool.wanted:
+            self._flow.say(f"{role} workers {pool.wanted} -> {workers}: {reason}")
+            pool.wanted = workers
+
     def _consider(self, units: int) -> None:
         """Every few iterations: whether other sizes of the pools would pay, within the job's bounds."""
         limits = self._job.runtime
@@ -176,13 +183,17 @@ class RayBackend:
             return
         measured = autoscale.Measured(units, rollout_s, reward_s, learner_s, limits.lag > 0)
         bounds = (
-            range(limits.rollout_workers, (limits.max_rollout_workers or limits.rollout_workers) + 1),
-            range(limits.reward_workers, (limits.max_reward_workers or limits.reward_workers) + 1),
+            self._bounds("rollout", limits.max_rollout_workers),
+            self._bounds("reward", limits.max_reward_workers),
         )
         decision = autoscale.decide((rollout.wanted, reward.wanted), bounds, measured)
         if decision is not None:
-            self.scale("rollout", decision.rollout_workers, decision.reason)
-            self.scale("reward", decision.reward_workers, decision.reason)
+            self._resize("rollout", decision.rollout_workers, decision.reason)
+            self._resize("reward", decision.reward_workers, decision.reason)
+
+    def _bounds(self, role: Role, most: int | None) -> range:
+        least = self._least[role]
+        return range(least, max(least, most or 0) + 1)
 
     def _inspect(self, answer: Snapshot | Environment) -> None:
         """Every worker computes like the first that arrived, the learner as a rule."""

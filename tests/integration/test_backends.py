@@ -125,7 +125,7 @@ class TestRay:
             found = [result(run(job("toy:poison=3", backend="ray", rollout_workers=n), tmp_path)) for n in (1, 2)]
         assert found[0] == found[1]
         assert found[0][1][-1]["prompts/set_aside"] == 1
-        assert "set aside prompts" in caplog.text and "died" in caplog.text
+        assert "is set aside from now on: rollout worker died" in caplog.text
 
 
 @pytest.mark.ray
