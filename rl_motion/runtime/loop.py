@@ -20,7 +20,6 @@ from rl_motion.runtime.reward_metrics import reward_metrics, warn_of_rewards
 from rl_motion.runtime.workers import Behaviour, Snapshot, warned
 from rl_motion.types import Metrics
 
-
 _log = logging.getLogger(__name__)
 
 
