@@ -23,7 +23,7 @@ from rl_motion.runtime import frontend
 from rl_motion.runtime.build import Training, Workshop, build_policy, build_training
 from rl_motion.runtime.commit import Commits
 from rl_motion.runtime.frontend import Means
-from rl_motion.types import Experience, Motions, Scored, Unit
+from rl_motion.types import AdapterState, Experience, Motions, Scored, Unit
 from tests import fakes
 from tests.fakes import real_job, result, rows
 
@@ -54,9 +54,11 @@ class Meddled:
     training: Training
     mishap: Mishap
 
-    def rounds(self, units: Sequence[Unit], own: Sequence[Experience]) -> Rounds:
+    def rounds(
+        self, units: Sequence[Unit], own: Sequence[Experience], behaviour: AdapterState | None = None
+    ) -> Rounds:
         self.mishap(self.training.policy)
-        return self.training.learner.rounds(units, own)
+        return self.training.learner.rounds(units, own, behaviour)
 
     @property
     def skipped(self) -> Sequence[str]:
@@ -158,7 +160,7 @@ def test_an_adapter_that_changes_before_the_learner_starts_is_seen_by_its_checks
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(before_learning(nudge), monkeypatch)
-    with pytest.raises(RunFault, match=r"unit 0: got a trajectory of adapter version 0"):
+    with pytest.raises(RunFault, match=r"got units of adapter version 0 .* at version 0 .*; want the present one"):
         frontend.start(real_job(model, threads=1), tmp_path, QUIET)
     assert_nothing_was_learned(tmp_path / "toy")
 
