@@ -147,6 +147,8 @@ def ui(
             )
         _refuse_taken(port)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # Five processes that wait for jobs of MLflow's own, which a run has none of.
+        os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         _say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
         sys.stdout.flush()
         store = ["--backend-store-uri", f"sqlite:///{database}"]

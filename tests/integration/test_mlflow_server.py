@@ -47,7 +47,11 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {
+            **os.environ,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
