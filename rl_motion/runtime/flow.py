@@ -41,7 +41,7 @@ _LEAST_PATIENCE_S = 1.0
 _LOSSES = 16
 """How often a unit's trajectory may be lost."""
 _ACQUITTALS = 3
-"""Once so many non-finite answers were confirmed by a second worker, they are the code's own: nobody else is asked."""
+"""Once so many non-finite answers of a batch were confirmed by a second worker, nobody else is asked about others."""
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,6 @@ class Flow:
         self._attempts: dict[Any, Attempt] = {}
         self._draining: Sequence[str] = ()
         self._looked = self._said = float("-inf")
-        self._acquitted = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._closed = False
@@ -127,6 +126,8 @@ class Flow:
         with self._changed:
             while not batch.done:
                 self.check()
+                if self._closed:
+                    raise RunFault("got no answer from workers that were let go meanwhile; resume the run")
                 self._changed.wait(_TICK_S)
         return batch.rollouts()
 
@@ -201,7 +202,8 @@ class Flow:
             if ref in arriving:
                 self._arrive(*arriving[ref])
             elif ref in signs:
-                self._heard(*signs[ref])
+                if signs[ref][1].sign is ref:  # else it is asked anew
+                    self._heard(*signs[ref])
             elif ref in self._attempts:  # else its worker was ended meanwhile
                 self._finish(ref, self._attempts.pop(ref))
 
@@ -214,6 +216,7 @@ class Flow:
                 for item in batch.items:
                     if not item.done:
                         self._queue(item)
+                self._settle(batch)  # of nothing
 
     def _queue(self, item: Item) -> None:
         queue = self._waiting[item.stage]
@@ -223,9 +226,15 @@ class Flow:
     def _give_out(self, pool: Pool, now: float) -> None:
         queue, idle = self._waiting[pool.role], pool.idle()
         for item in list(queue):
-            # Where there is a choice, not to the worker whose answer is in doubt.
+            if item.done or item.stage != pool.role or item.probes:  # an earlier call, still under way, brought it on
+                queue.remove(item)
+                continue
+            # Not to the worker whose answer is in doubt.
             fit = [member for member in idle if member is not item.doubted]
             if not fit:
+                if item.doubted in idle and not pool.others(item.doubted):  # nobody else will come: make room for one
+                    idle.remove(item.doubted)
+                    pool.drop(item.doubted)
                 continue
             idle.remove(fit[0])
             queue.remove(item)
@@ -237,7 +246,13 @@ class Flow:
         patience_s = max(_PATIENCE * pool.recent_s, _LEAST_PATIENCE_S)
         late = [a for a in self._attempts.values() if a.stage == pool.role and now - a.since > patience_s]
         alone = [attempt for attempt in late if _wanted(attempt) and self._under_way(attempt.item) == 1]
-        for attempt, member in zip(sorted(alone, key=lambda a: a.since), pool.idle(), strict=False):
+        idle = pool.idle()
+        for attempt in sorted(alone, key=lambda a: a.since):
+            # A copy at the worker whose answer is in doubt would be no second opinion.
+            member = next((m for m in idle if m is not attempt.item.doubted), None)
+            if member is None:
+                continue
+            idle.remove(member)
             self.speculated += 1
             self.say(
                 f"{_name(attempt)} is late at {pool.role} worker {attempt.member.number}; {member.number} copies it",
@@ -261,6 +276,7 @@ class Flow:
     def _heard(self, pool: Pool, member: Member) -> None:
         died = pool.lives(member) if member in pool.members else None
         if died is not None:
+            self._shake(member)
             self.retries["died"] += 1
             self.say(f"{pool.role} worker {member.number} died while idle ({died}); another is started")
 
@@ -311,6 +327,8 @@ class Flow:
         pool, item = self.pools[attempt.stage], attempt.item
         if attempt.member in pool.members:
             pool.drop(attempt.member)
+        if reason == "died":
+            self._shake(attempt.member)
         self.retries[reason] += 1
         self.say(f"{attempt.stage} worker {attempt.member.number} {reason} with {_name(attempt)} ({text})", attempt)
         if not _wanted(attempt):
@@ -324,6 +342,11 @@ class Flow:
         self._queue_all(suspect(item))
         if len(item.batch.set_aside) > aside:
             self.say(f"set aside prompts {sorted(item.batch.set_aside)}: {item.batch.set_aside}")
+
+    def _shake(self, dead: Member) -> None:
+        """Its node may be gone, and the idle workers there with it: no unit goes to them, and fails, one by one."""
+        for pool in self.pools.values():
+            pool.shake(dead.node)
 
     def _lost(self, attempt: Attempt, fault: SystemFault) -> None:
         """The trajectory died with its node; the worker that was to score it is well."""
@@ -341,9 +364,9 @@ class Flow:
     def _believed(self, attempt: Attempt, flaw: Flaw) -> bool:
         """Whether an unsound answer has to be taken for what the code comes to; else it is asked for again."""
         item, pool = attempt.item, self.pools[attempt.stage]
-        if flaw.of_numbers and (item.unsound or self._acquitted >= _ACQUITTALS):
+        if flaw.of_numbers and (item.unsound or item.batch.acquitted >= _ACQUITTALS):
             return True
-        if item.doubted is None:
+        if item.doubted is None or item.doubted is attempt.member:
             self.retries["unsound"] += 1
             self.say(
                 f"{_name(attempt)}: {flaw.text}, from {attempt.stage} worker {attempt.member.number}; asking another",
@@ -359,7 +382,7 @@ class Flow:
                 f"{_name(attempt)}: {flaw.text}, from two workers alike; want what rl_motion/protocols.py says; "
                 "mend the policy's or the reward's code, and resume the run"
             )
-        self._acquitted += 1
+        item.batch.acquitted += 1
         item.unsound = True
         return True
 
@@ -379,6 +402,11 @@ class Flow:
         for ref in [ref for ref, attempt in self._attempts.items() if now - attempt.since > self._deadline_s]:
             text = f"no answer within {self._deadline_s:g} s, runtime.deadline_s"
             self._failed(self._gone(ref), "hung", text)
+        for pool in self.pools.values():
+            for member in [m for m in pool.members if m.shaken and now - m.shaken > self._deadline_s]:
+                pool.drop(member)
+                self.retries["hung"] += 1
+                self.say(f"{pool.role} worker {member.number} gave no sign of life; another is started")
 
     def _gone(self, ref: Any) -> Attempt:
         attempt = self._attempts.pop(ref)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from rl_motion.config import Job
+from rl_motion.config import Job, RunFault
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.runtime.backend import Backend, Rollouts
 from rl_motion.runtime.ledger import Ledger
@@ -57,6 +57,11 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
             waiting.append(backend.ask(units, _of_version(adapters, ahead - lag)))
         rollouts = waiting.popleft()()
         clock.lap("wait")
+        if not rollouts.units:
+            raise RunFault(
+                f"iteration {iteration}: got no prompt that is not set aside; want one at least; raise "
+                "train.prompts_per_iteration or look at the workers' logs, and resume the run"
+            )
         warn_of_rewards(rollouts.scored, rollouts.units)
         learned = warned(backend.learn(rollouts))
         clock.lap("learner")

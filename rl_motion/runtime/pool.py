@@ -66,6 +66,8 @@ class Member:
     """The reference of the sign of life that it was asked for; None where it was asked for none."""
     seen: float = 0.0
     """When it last gave one."""
+    shaken: float | None = None
+    """Since when it has to give one before it gets work; None where it need not."""
 
 
 @dataclass(eq=False)
@@ -139,7 +141,17 @@ class Pool:
 
     def idle(self) -> list[Member]:
         """Those that can take work, longest here first."""
-        return [m for m in self.members if m.arriving is None and not m.busy and not m.leaving]
+        return [m for m in self._free() if m.shaken is None]
+
+    def others(self, member: Member) -> bool:
+        """Whether another than this one can take work, now or after what it is at."""
+        return any(m is not member and m.arriving is None and not m.leaving for m in self.members)
+
+    def shake(self, node: str) -> None:
+        """A worker died there: those that are idle there have to give a sign before they get work."""
+        for member in self._free():
+            if member.node == node and member.shaken is None:
+                member.shaken, member.sign = self.calls.now(), None  # one asked for before says nothing
 
     def awaited(self, ask: Callable[[Any], Any]) -> dict[Any, Member]:
         """Signs of life, by the reference to wait for; `ask` asks an actor for one.
@@ -148,14 +160,14 @@ class Pool:
         gets one.
         """
         now = self.calls.now()
-        for member in self.idle():
-            if member.sign is None and now - member.seen > _SIGN_S:
+        for member in self._free():
+            if member.sign is None and (member.shaken is not None or now - member.seen > _SIGN_S):
                 member.sign = ask(member.actor)
         return {member.sign: member for member in self.members if member.sign is not None}
 
     def lives(self, member: Member) -> str | None:
         """Take its sign of life; the reason where it is dead, and dropped."""
-        sign, member.sign, member.seen = member.sign, None, self.calls.now()
+        sign, member.sign, member.seen, member.shaken = member.sign, None, self.calls.now(), None
         try:
             self.calls.get(sign)
         except SystemFault as fault:
@@ -163,6 +175,9 @@ class Pool:
                 self.drop(member)
                 return str(fault)
         return None
+
+    def _free(self) -> list[Member]:
+        return [m for m in self.members if m.arriving is None and not m.busy and not m.leaving]
 
     def arriving(self) -> dict[Any, Member]:
         """Those on their way, by the reference to wait for."""

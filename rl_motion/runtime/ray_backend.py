@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -73,10 +73,13 @@ class RayBackend:
         self._learners = Learners(learner, workers.learner_workers, per_step, workers.deadline_s, self._flow.say)
         self._thread = threading.Thread(target=self._flow.run, name="flow", daemon=True)
         self._environment: Environment | None = None
-        self._batches: dict[int, Batch] = {}
+        self._answered: tuple[Rollouts, Batch] | None = None
+        """The last answer: what is learned from, if it is. No other is held on to: validation's are dropped here."""
         self._least: dict[Role, int] = {"rollout": workers.rollout_workers, "reward": workers.reward_workers}
         """Sizes below which the controller does not go."""
         self._updates = 0
+        self._marked: set[str] = set()
+        """Roles that nodes were marked with once: where the last of these is lost, its successor is waited for."""
 
     def start(self) -> Snapshot:
         """Make all workers at once; the untrained starting point. Rollout and reward workers may still be on their way.
@@ -85,13 +88,11 @@ class RayBackend:
             RunFault: the workers' CPUs compute differently, so that the promise "same numbers" cannot hold.
         """
         self._thread.start()
-        snapshot = self._learners.start(self._flow.check)
-        self._environment = snapshot.environment
-        return snapshot
+        return self._learners.start(self._flow.check, self._inspect)
 
     def restore(self, version: int, state: bytes) -> Snapshot:
         """Put the learners back to a commit's version and state."""
-        return self._learners.restore(version, state)
+        return self._learners.restore(version, state, self._flow.check)
 
     def ask(self, units: Sequence[Unit], behaviour: Behaviour) -> Callable[[], Rollouts]:
         """Have every unit sampled with this adapter and scored; whoever is free takes the next."""
@@ -99,14 +100,17 @@ class RayBackend:
 
         def answer() -> Rollouts:
             rollouts = self._flow.result(batch)
-            self._batches[id(rollouts)] = batch
+            self._answered = rollouts, batch
             return rollouts
 
         return answer
 
     def learn(self, rollouts: Rollouts) -> Learned:
         """One update from all of them."""
-        batch = self._batches.pop(id(rollouts))
+        answered, self._answered = self._answered, None
+        if answered is None or answered[0] is not rollouts:
+            raise ValueError("got rollouts other than the last answer; want these; learn before the next answer")
+        batch = answered[1]
         reasons: list[str] = []
         while len(reasons) < ATTEMPTS:
             totals = [scored.total_B for scored in rollouts.scored]
@@ -205,7 +209,9 @@ class RayBackend:
         """Makes actors of this kind, with names that explain themselves in Ray's dashboard."""
 
         def spawn(number: int) -> tuple[Any, Any]:
-            options = _place(role, self._job.runtime.threads, self._workers())
+            offered = resources()
+            self._marked |= offered.keys() & {role}
+            options = _place(role in self._marked, role, self._job.runtime.threads, self._workers(), offered)
             name = f"{self._tag}/{role}-{number}"
             actor: Any = ray.remote(kind).options(name=name, **options).remote(self._job, workshop)
             return actor, actor.arrive.remote()
@@ -216,16 +222,15 @@ class RayBackend:
         return sum(pool.wanted for pool in self._flow.pools.values()) + self._job.runtime.learner_workers
 
 
-def _place(role: Role, threads: int, workers: int) -> dict[str, Any]:
+def _place(marked: bool, role: Role, threads: int, workers: int, offered: Mapping[str, float]) -> dict[str, Any]:
     """What an actor claims of the cluster.
 
     Where nodes are marked with the custom resource `role`, it goes there, with a core for each of its threads, and
     waits for room: that is the demand which Ray's autoscaler meets with new nodes. Elsewhere it goes anywhere, and
     claims cores only if there are enough for all workers: on a small machine fewer cores change the speed alone.
     """
-    offered = resources()
     options: dict[str, Any] = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
-    if role in offered:
+    if marked:
         options["resources"] = {role: 0.001}
     elif 0 < offered.get("CPU", 0.0) < threads * workers:
         options["num_cpus"] = 0

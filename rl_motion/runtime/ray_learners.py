@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_motion.config import RunFault
 from rl_motion.runtime.pool import ATTEMPTS, SystemFault, given_up
-from rl_motion.runtime.ray_calls import all_of, get
+from rl_motion.runtime.ray_calls import all_of
 from rl_motion.runtime.sound import Arrival
 from rl_motion.runtime.status import PoolStatus
 from rl_motion.runtime.workers import Learned, Snapshot
@@ -50,6 +50,7 @@ class Learners:
         self._units_per_step = units_per_step
         self._deadline_s = deadline_s
         self._say = say
+        self._inspect: Callable[[Snapshot], None] = lambda _: None
         self._actors: list[Any] = []
         self._arriving: list[Any] = []
         self._made = 0
@@ -62,12 +63,15 @@ class Learners:
         self._last_s: float | None = None
         self.retries = 0
 
-    def start(self, check: Callable[[], None]) -> Snapshot:
+    def start(self, check: Callable[[], None], inspect: Callable[[Snapshot], None]) -> Snapshot:
         """Make all; the untrained starting point, which is the same for all.
+
+        `inspect` sees every learner's, those made anew later too; raises RunFault where it may not stay.
 
         Raises:
             RunFault: they died on their way too often, or are not alike.
         """
+        self._inspect = inspect
         reasons: list[str] = []
         while len(reasons) < ATTEMPTS:
             try:
@@ -77,9 +81,23 @@ class Learners:
                 self.close()
         raise given_up("starting the learners", reasons)
 
-    def restore(self, version: int, state: bytes) -> Snapshot:
-        """Put all back to a commit's version and state."""
-        return self._keep(_agreed(all_of([actor.restore.remote(version, state) for actor in self._actors])))
+    def restore(self, version: int, state: bytes, check: Callable[[], None]) -> Snapshot:
+        """Put all back to a commit's version and state; dead and hung ones are made anew.
+
+        Raises:
+            RunFault: they died too often.
+        """
+        reasons: list[str] = []
+        while len(reasons) < ATTEMPTS:
+            try:
+                if reasons:
+                    self.close()
+                    self._arrive(check)
+                restoring = [actor.restore.remote(version, state) for actor in self._actors]
+                return self._keep(_agreed(all_of(restoring, self._deadline_s, check)))
+            except SystemFault as fault:
+                reasons.append(str(fault))
+        raise given_up("restoring the learners", reasons)
 
     def learn(
         self,
@@ -166,7 +184,7 @@ class Learners:
             said = [gradients for _, gradients in turns]
             turns = [learner.proceed.options(num_returns=2).remote(*said) for learner in learners]
         _check_alike(ended)
-        learned: Learned = get(learners[0].learned.remote())
+        learned: Learned = all_of([learners[0].learned.remote()], self._deadline_s, check)[0]
         return learned
 
     def _arrive(self, check: Callable[[], None]) -> Snapshot:
@@ -179,6 +197,8 @@ class Learners:
         self._arriving = []
         self.arrivals = arrivals
         snapshots = [arrival.answer for arrival in arrivals if isinstance(arrival.answer, Snapshot)]
+        for snapshot in snapshots:  # one that is made anew may be on another kind of node
+            self._inspect(snapshot)
         return self._keep(_agreed(snapshots))
 
     def _rebuild(self, check: Callable[[], None]) -> None:
@@ -189,7 +209,7 @@ class Learners:
             self._arrive(check)
         finally:
             self._kept = kept
-        self.restore(kept.version, kept.state)
+        self.restore(kept.version, kept.state, check)
 
     def _count(self, seconds: float, units: Sequence[Unit]) -> None:
         self._done += 1

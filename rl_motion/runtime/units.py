@@ -75,6 +75,8 @@ class Batch:
     handle: Any
     items: list[Item] = field(default_factory=list)
     set_aside: dict[str, str] = field(default_factory=dict)
+    acquitted: int = 0
+    """Answers that were not finite, from two workers alike."""
     seconds: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0})
 
     @property
@@ -149,6 +151,7 @@ def _condemned(item: Item) -> list[Item]:
         item.done = True
         return []
     item.unit = replace(item.unit, prompts=kept)
+    item.scored = None  # of a unit that was sampled again: rewards of all its prompts
     return _anew(item)
 
 

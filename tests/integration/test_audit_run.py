@@ -54,9 +54,7 @@ class Meddled:
     training: Training
     mishap: Mishap
 
-    def rounds(
-        self, units: Sequence[Unit], own: Sequence[Experience], behaviour: AdapterState | None = None
-    ) -> Rounds:
+    def rounds(self, units: Sequence[Unit], own: Sequence[Experience], behaviour: AdapterState | None = None) -> Rounds:
         self.mishap(self.training.policy)
         return self.training.learner.rounds(units, own, behaviour)
 

@@ -117,6 +117,7 @@ class Cluster:
                 self.end(actor)
 
     def sample(self, actor: Actor, handle: Any, unit: Unit) -> tuple[Ref, Ref]:
+        assert actor.role == "rollout"
         self.calls.append(("rollout", unit.prompts[0].id, unit.index))
         done = self._call("rollout", actor, unit, None)
         return done, Ref(done.at, (unit, actor.node), node=actor.node)
@@ -125,6 +126,7 @@ class Cluster:
         return self._answer(actor, 0.01, ENVIRONMENT)
 
     def score(self, actor: Actor, unit: Unit, trajectory: Ref) -> tuple[Ref, Ref]:
+        assert actor.role == "reward"
         self.calls.append(("reward", unit.prompts[0].id, unit.index))
         if trajectory.node not in self.nodes:
             ref = Ref(self.clock + 0.1, error=SystemFault("object lost", lost=True))
