@@ -110,8 +110,11 @@ def logging_to(folder: Path, run: str) -> Iterator[None]:
             handler.addFilter(Context(run))
             logger.addHandler(handler)
             handlers.append(handler)
-        with about():
+        token = _about.set(_NOTHING)  # not what an earlier run of this process was about
+        try:
             yield
+        finally:
+            _about.reset(token)
     finally:
         for handler in handlers:
             logger.removeHandler(handler)

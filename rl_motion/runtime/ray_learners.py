@@ -124,7 +124,10 @@ class Learners:
             except SystemFault as fault:
                 self.retries += 1
                 if fault.lost:
-                    # Learners in the middle of the update undo it at their next `begin`.
+                    # They may have made their last step, and not know that the update begins anew.
+                    kept = self._kept
+                    assert kept is not None
+                    self.restore(kept.version, kept.state, check)
                     raise
                 reasons.append(str(fault))
                 self._say(f"a learner failed ({fault}); all are rebuilt from version {self._version}")

@@ -100,7 +100,8 @@ def test_a_step_that_is_not_finite_is_skipped_alike(tmp_path: Path, caplog: pyte
     assert result(shared) == result(local)
     assert state(shared) == state(local)
     assert [row["learner/skipped_steps"] for row in rows(shared)] == [0, 2, 0, 0]
-    assert caplog.messages == ["an optimiser step was skipped: got loss nan in iteration 1, unit 1"] * 2
+    skips = [message for message in caplog.messages if "skipped" in message]
+    assert skips == ["an optimiser step was skipped: got loss nan in iteration 1, unit 1"] * 2
     assert result(shared)[0] != result(folder_of(everything(), tmp_path))[0]
 
 
@@ -126,7 +127,7 @@ def test_a_gradient_that_is_lost_costs_time_only(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(ray_learners, "_check_alike", lose)
     lost = folder_of(on_ray(2), tmp_path)
-    assert next(calls) == 6
+    assert next(calls) == 7  # start, four updates, the one that is lost and the learners put back
     assert result(lost) == result(folder_of(everything(), tmp_path))
 
 

@@ -17,6 +17,7 @@ HELP = {
     "zoo_cards": {"--base", "--only", "model cards"},
     "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
+    "pictures": {"--set", "--out", "chromium", "selenium"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
 
