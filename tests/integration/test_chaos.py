@@ -29,7 +29,8 @@ from tests.fakes import result, toy_job
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 RUNS = int(os.environ.get("RL_MOTION_CHAOS_RUNS", "1"))
 KILLS = 5
-ITERATIONS = 16
+ITERATIONS = 30
+"""So many that the run outlasts its kills."""
 _QUIET = Console(file=io.StringIO())
 
 

@@ -44,7 +44,9 @@ def test_records_say_what_they_are_about(tmp_path: Path) -> None:
             LOG.info("b")
             LOG.info("c", extra={"unit": 6})
         LOG.info("d")
-        threading.Thread(target=LOG.info, args=["e"]).start()
+        other = threading.Thread(target=LOG.info, args=["e"])
+        other.start()
+        other.join()
     told = [{name: line.get(name) for name in ("iteration", "unit", "role", "worker")} for line in lines(tmp_path)]
     assert told[0] == {"iteration": 7, "unit": 3, "role": "rollout", "worker": "abc"}
     assert [(line["iteration"], line["unit"]) for line in told[1:4]] == [(8, 5), (8, 6), (7, None)]
