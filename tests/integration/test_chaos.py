@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from rl_motion.config import Job
 from rl_motion.runtime import frontend
+from rl_motion.runtime.ledger import Ledger
 from rl_motion.runtime.ray_backend import RayBackend
 from tests import fakes
 from tests.fakes import result, toy_job
@@ -171,4 +173,8 @@ def test_five_kills_change_no_bit(
     taken = [(kind, round(seconds, 1)) for kind, seconds in killer.recovered]
     logging.getLogger("rl_motion.chaos").info("seed %d: seconds until all workers were back: %s", seed, taken)
     assert result(folders[0]) == undisturbed
+    job = chaos_job()
+    drawn = [unit for iteration in range(ITERATIONS) for unit in fakes.pool(job).draw(iteration, job.train)]
+    ledger = Ledger.from_bytes((sorted((folders[0] / "commits").iterdir())[-1] / "ledger.json").read_bytes())
+    assert ledger.taught == Counter(prompt.id for unit in drawn for prompt in unit.prompts)
     assert len(taken) == KILLS
