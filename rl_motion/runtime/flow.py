@@ -392,10 +392,11 @@ class Flow:
         if doubted is None or doubted is attempt.member or doubted not in pool.members:
             return
         self.say(f"{attempt.stage} worker {doubted.number} answered wrongly where another did not; it is replaced")
+        pool.drop(doubted)
         for ref in [ref for ref, other in self._attempts.items() if other.member is doubted]:
-            self._failed(self._gone(ref), "unsound", "ended after a wrong answer")
-        if doubted in pool.members:
-            pool.drop(doubted)
+            other = self._gone(ref)  # no fault of the unit that it holds now
+            if _wanted(other) and not self._under_way(other.item):
+                self._queue(other.item)
 
     def _end_hung(self) -> None:
         now = self._calls.now()

@@ -121,7 +121,13 @@ class RayBackend:
             except SystemFault as fault:
                 reasons.append(str(fault))
                 self._flow.again(batch)
-                rollouts = self._flow.result(batch)
+                before, rollouts = rollouts.set_aside, self._flow.result(batch)
+                poisoned = sorted(rollouts.set_aside.keys() - before.keys())
+                if poisoned:  # the loop has counted them already; the next process meets them where it asks
+                    raise RunFault(
+                        f"got prompts that no worker survives, {poisoned}, when lost trajectories were sampled again; "
+                        "want them known before the update; resume the run"
+                    ) from fault
             else:
                 self._updates += 1
                 self._consider(len(rollouts.units))

@@ -94,7 +94,8 @@ class Batch:
         kept = [item for item in self.items if item.scored is not None]
         scored = [item.scored for item in kept if item.scored is not None]
         trajectories = [item.trajectory for item in kept]
-        return Rollouts([i.unit for i in kept], self.behaviour, trajectories, scored, self.set_aside, self.seconds)
+        units, aside, seconds = [item.unit for item in kept], dict(self.set_aside), dict(self.seconds)
+        return Rollouts(units, self.behaviour, trajectories, scored, aside, seconds)
 
 
 def suspect(item: Item) -> list[Item]:

@@ -97,8 +97,9 @@ def test_the_controller_grows_the_pool_that_is_slow_and_says_why(
         said[:] = [event.text for event in backend.status().events]
 
     job = eight_units("toy:slow=0.1", backend="ray", max_rollout_workers=3)
-    result(steered(job, tmp_path, monkeypatch, steer))
+    grown = steered(job, tmp_path, monkeypatch, steer)
     assert any(text.startswith("rollout workers 1 -> ") and "units of 0.1" in text for text in said), said
+    assert result(grown) == result(steered(eight_units(), tmp_path, monkeypatch, lambda *_: None))
 
 
 def test_workers_leave_a_node_that_drains_before_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

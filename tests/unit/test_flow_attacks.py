@@ -14,6 +14,7 @@ import torch
 
 from rl_motion.config import RunFault
 from rl_motion.runtime.flow import Flow
+from rl_motion.runtime.pool import SystemFault
 from rl_motion.runtime.ray_backend import RayBackend
 from rl_motion.runtime.sound import Flaw
 from rl_motion.runtime.units import Batch
@@ -202,6 +203,54 @@ def test_answers_that_nobody_learns_from_are_not_held() -> None:
     assert backend._answered[0] is answers[-1] and not flow._batches
     with pytest.raises(ValueError, match="want these; learn before the next answer"):
         backend.learn(answers[0])
+
+
+def test_prompts_that_turn_out_poisoned_when_trajectories_are_sampled_again_end_the_process_not_the_count() -> None:
+    cluster = Cluster()
+    flow = make_flow(cluster)
+    asked = units()
+    batch = flow.ask(asked, BEHAVIOUR)
+    finish(flow, batch)
+
+    class Learners:
+        def learn(self, *_: Any) -> Any:
+            raise SystemFault("object lost", lost=True)
+
+    backend: Any = object.__new__(RayBackend)
+    backend._flow, backend._learners = flow, Learners()
+    rollouts = flow.result(batch)
+    backend._answered = rollouts, batch
+    again = flow.again
+
+    def poisoned(lost: Batch) -> None:
+        again(lost)
+        lost.set_aside["x"] = "it dies"
+        finish(flow, lost)
+
+    flow.again = poisoned  # type: ignore[method-assign]
+    with pytest.raises(RunFault, match=r"got prompts that no worker survives, \['x'\], .*resume the run"):
+        backend.learn(rollouts)
+
+
+def test_a_worker_that_is_exposed_takes_no_blame_to_the_unit_it_holds() -> None:
+    cluster = Cluster()
+    flow = experienced(cluster)
+    held: list[Unit] = []
+
+    def change(call: int, actor: Actor, unit: Unit, ref: Ref) -> None:
+        if actor.number == 1 and call == 1:
+            wrong(ref)
+        elif actor.number == 1:
+            held.append(unit)
+            ref.at = cluster.clock + 30.0
+
+    change_rollouts(cluster, change)
+    asked = units(4, iteration=1)
+    batch = flow.ask(asked, BEHAVIOUR)
+    finish(flow, batch)
+    check(batch, asked)
+    assert held and all(not item.failures for item in batch.items)
+    assert flow.retries == {"unsound": 1}
 
 
 def see_through(flow: Flow, batch: Batch) -> None:
