@@ -25,6 +25,8 @@ TRAINING_SPLITS = ("target/train", "source/train")
 _MAX_TEXT = 1000
 _MAX_BYTES = 100_000_000
 _MAX_LABEL, _MAX_ID = 80, 100
+_COLUMNS = ("id", "text", "caption", "n_frames", "duration_s")
+"""Of a table; what else is in it is passed over."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 """What bytes that are not UTF-8 become while lines are told apart, and what `\\ud800` stands for in JSON."""
 
@@ -33,8 +35,8 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 class Caption:
     """What a source tells of a motion.
 
-    ids: `file/record/number`, one for each place where it stands, of 200 characters at most. frames: of the motion, at 20
-    fps; of several the lower median; None where no source tells.
+    ids: `file/record/number`, one for each place where it stands, of 200 characters at most. frames: of the motion, at
+    20 fps; of several the lower median; None where no source tells.
     """
 
     ids: tuple[str, ...]
@@ -170,7 +172,7 @@ def _of_folder(folder: Path, label: str, option: str) -> Iterator[Caption | BadL
     if not files:
         raise UserError(f"got {option} {folder}, a folder without .txt files; want HumanML3D's texts; check the path")
     for path in files:
-        name = f"{label}/{path.stem}"
+        name = f"{label}/{_shown(path.stem)[:_MAX_ID]}"
         try:
             text = _text(path)
         except OSError as error:
@@ -217,13 +219,14 @@ def _csv(text: str, label: str) -> Iterator[Caption | BadLine]:
         columns = [first]
     if not {"text", "caption"} & set(columns):
         shown = _shown(", ".join(columns))
-        raise UserError(f"got {label}.csv with the columns {shown!r}; want text or caption among them; name one so")
+        raise UserError(f"got {label} with the columns {shown!r}; want text or caption among them; name one so")
 
     def parse(line: str, name: str) -> Iterator[Caption | BadLine]:
         fields = _fields(line)
         if len(fields) != len(columns):
             raise _Bad("not as many fields as columns")
-        yield from _record({c: f for c, f in zip(columns, fields, strict=True) if f.strip()}, label, name)
+        known = {c: f for c, f in zip(columns, fields, strict=True) if c in _COLUMNS and f.strip()}
+        yield from _record(known, label, name)
 
     # A row is a line, so that a quote that is never closed takes no other row with it.
     return _by_line(f"\n{rest}", label, parse)
