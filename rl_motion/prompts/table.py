@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, Self, get_args
@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rl_motion.config import UserError
 from rl_motion.prompts.author import Operation
 from rl_motion.prompts.pool import MAX_FRAMES, MAX_TEXT, make_prompt
-from rl_motion.tracking.files import missing_folders, remove_empty, sync_folder, write_synced
+from rl_motion.tracking.files import sync_folder, write_synced
 from rl_motion.types import Prompt
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FILE, BUILD = "prompts.parquet", "_build"
 SCHEMA_VERSION = 1
 _KEY = b"rl_motion.pool"
+_FEW = 100
 _MAX_ROWS, _MAX_BYTES = 2_000_000, 4_000_000_000
 """Of a file, unpacked: beyond it somebody else's file would fill the memory."""
 
@@ -158,6 +159,8 @@ class PoolTable:
     rows: Sequence[Row]
     info: Mapping[str, Any]
     stamp: Stamp
+    columns: pa.Table = field(repr=False, compare=False)
+    """The rows as Arrow has them."""
 
 
 class Overtaken(Exception):
@@ -189,10 +192,11 @@ def write_table(
 
     path = folder / FILE
     _refuse_repeats(path, rows)
+    columns = _columns(rows, replaces)
+    about = json.dumps({**info, "schema_version": SCHEMA_VERSION}, ensure_ascii=False, sort_keys=True, allow_nan=False)
     buffer = io.BytesIO()
-    pq.write_table(_arrow(rows, info), buffer, compression="zstd")
+    pq.write_table(columns.replace_schema_metadata({_KEY: about.encode()}), buffer, compression="zstd")
     partial = folder / BUILD / f"{FILE}.partial"
-    made = missing_folders(partial.parent)
     try:
         with _locked(folder):
             there = _stamp(path)
@@ -207,10 +211,9 @@ def write_table(
     except BaseException:  # Ctrl-C too
         with suppress(OSError):
             partial.unlink()
-        remove_empty(made)
         raise
     assert stamp is not None
-    return PoolTable(rows, dict(info), stamp)
+    return PoolTable(rows, dict(info), stamp, columns)
 
 
 def read_table(pool: str | Path) -> PoolTable:
@@ -228,7 +231,8 @@ def read_table(pool: str | Path) -> PoolTable:
             f"got {pool}, which holds no {FILE}; want a pool; build one: rl-motion prompts build --out {pool}"
         )
     try:
-        columns, info = _read(path)
+        table, info = _read(path)
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         _refuse(path, f"what cannot be read ({str(error).splitlines()[0][:200]})", "a pool in Parquet")
     rows = []
@@ -244,7 +248,7 @@ def read_table(pool: str | Path) -> PoolTable:
         except UserError as error:
             raise UserError(f"{path}, row {number}: {error}") from None
     _refuse_repeats(path, rows)
-    return PoolTable(rows, info, stamp)
+    return PoolTable(rows, info, stamp, table.cast(schema()))
 
 
 def prompts_of(table: PoolTable, split: Split) -> list[Prompt]:
@@ -276,18 +280,32 @@ def schema() -> pa.Schema:
     return pa.schema([pa.field(name, types.get(name, string), nullable=False) for name in Row.model_fields])
 
 
-def _arrow(rows: Sequence[Row], info: Mapping[str, Any]) -> pa.Table:
+def _columns(rows: Sequence[Row], replaces: PoolTable | None) -> pa.Table:
+    """The rows for Arrow. Where few of `replaces` have changed, the others are not converted again: reviewers wait."""
     import pyarrow as pa
 
-    columns = schema()
-    content = {name: [getattr(row, name) for row in rows] for name in columns.names}
+    if replaces is None or len(rows) != len(replaces.rows):
+        return _converted(rows)
+    changed = [i for i, (row, before) in enumerate(zip(rows, replaces.rows, strict=True)) if row is not before]
+    if len(changed) > _FEW:
+        return _converted(rows)
+    parts, start = [], 0
+    for i in changed:
+        parts += [replaces.columns.slice(start, i - start), _converted([rows[i]])]
+        start = i + 1
+    return pa.concat_tables([*parts, replaces.columns.slice(start)]).combine_chunks()
+
+
+def _converted(rows: Sequence[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    content = {name: [getattr(row, name) for row in rows] for name in Row.model_fields}
     content["history"] = [[decision.model_dump() for decision in row.history] for row in rows]
-    about = json.dumps({"schema_version": SCHEMA_VERSION, **info}, ensure_ascii=False, sort_keys=True, allow_nan=False)
-    return pa.table(content, schema=columns.with_metadata({_KEY: about.encode()}))
+    return pa.table(content, schema=schema())
 
 
-def _read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """The columns as Python values, and the pool's own metadata without its version."""
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The columns as version 1 has them, and what the file says of itself, without its version."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -303,7 +321,7 @@ def _read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
             _refuse(path, f"{file.metadata.num_rows} rows of {unpacked} bytes", f"{_MAX_ROWS}, {_MAX_BYTES} at most")
         table = file.read()
         table.validate(full=True)
-    return {name: table.column(name).to_pylist() for name in wanted.names}, info
+    return table, info
 
 
 def _info(path: Path, metadata: bytes | None) -> dict[str, Any]:
