@@ -1,0 +1,205 @@
+"""Which meta-motions are combined, and how: a deterministic stream of orders for whoever composes.
+
+Orders are drawn, not enumerated: a corpus of ten thousand meta-motions has fifty million pairs. What contradicts itself by the
+facts (plausible.py) is not ordered in the first place, whoever writes the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rl_motion.prompts.author import Compose, Operation
+from rl_motion.prompts.compose import SWAPS
+from rl_motion.prompts.lexicon import ARMS, LEGS, SPEED_OK, TURNS
+from rl_motion.prompts.plausible import at_once, contradicts_itself, in_turn
+from rl_motion.prompts.reading import Facts, counts
+
+PER_PAIR = 3
+"""Most prompts of a pair of meta-motions; one alone counts as a pair with itself."""
+_SHARES: dict[Operation, float] = {
+    "sequence": 0.3, "simultaneous": 0.3, "side": 0.1, "repeat": 0.08, "speed": 0.08, "direction": 0.04, "style": 0.1,
+}  # fmt: skip
+"""How often each operation is tried."""
+_RECURRING = 2_000
+"""With so many meta-motions that occur in two captions at least, those seen once are left out: mostly slips."""
+_PATIENCE = 50
+"""Tries in vain per meta-motion after which the stream ends."""
+_TIMES = ("twice", "three times", "two times")
+_SPEEDS = ("slowly", "quickly", "at a slow pace", "at a fast pace")
+_FREE_ARMS = ("with the arms spread", "with the hands on the hips", "with arms akimbo", "with crossed arms", "with both arms raised")
+_FREE_LEGS = ("with bent knees", "in a low stance", "while standing still")
+_FREE_HEAD = ("looking down", "looking up", "with the head down", "with the head up")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A meta-motion: id, text, what it asks of the body, its length in frames, and the captions it was found in."""
+
+    id: str
+    text: str
+    facts: Facts
+    frames: int
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to compose, of which meta-motions; frames of the result and its difficulty, 0 easy to 1 hard."""
+
+    question: Compose
+    metas: tuple[Meta, ...]
+    frames: int
+    difficulty: float
+
+
+def orders(metas: Sequence[Meta], seed: int, max_frames: int, fps: float) -> Iterator[Order]:
+    """Orders until nothing new comes up any more; a pair of meta-motions is ordered `PER_PAIR` times at most.
+
+    Args:
+        metas: in any order; the stream does not depend on it.
+        seed: of the draws.
+        max_frames: of a prompt; what would take longer is not ordered.
+        fps: frames per second of the lengths.
+    """
+    pool = _recurring(sorted(metas, key=lambda meta: meta.id))
+    if not pool:
+        return
+    rng = Random(f"{seed}/{fps}")
+    weights = [min(len(meta.sources), 8) ** 0.5 for meta in pool]
+    names, shares = list(_SHARES), list(_SHARES.values())
+    asked: set[tuple[str, ...]] = set()
+    per_pair: Counter[tuple[str, ...]] = Counter()
+    vain = 0
+    while vain < _PATIENCE * len(pool):
+        vain += 1
+        operation = rng.choices(names, shares)[0]
+        first, second = rng.choices(pool, weights, k=2)
+        order = _try(operation, first, second, rng)
+        if order is None or order.frames > max_frames:
+            continue
+        pair = tuple(sorted({meta.id for meta in order.metas}))
+        key = (operation, order.question.detail, *(meta.id for meta in order.metas))
+        if key in asked or per_pair[pair] >= PER_PAIR:
+            continue
+        asked.add(key)
+        per_pair[pair] += 1
+        vain = 0
+        yield order
+
+
+def _recurring(metas: list[Meta]) -> list[Meta]:
+    often = [meta for meta in metas if len(meta.sources) > 1]
+    return often if len(often) >= _RECURRING else metas
+
+
+def _try(operation: Operation, first: Meta, second: Meta, rng: Random) -> Order | None:
+    if contradicts_itself(first.facts):
+        return None
+    if operation == "sequence":
+        return _in_turn(first, second)
+    if operation == "simultaneous":
+        return _at_once(first, second)
+    details = _DETAILS[operation](first.facts)
+    if not details:
+        return None
+    question = Compose(operation=operation, meta_motions=(first.text,), detail=rng.choice(details))
+    longer = {"twice": 1.6, "two times": 1.6, "three times": 2.2, "slowly": 1.3, "at a slow pace": 1.3}.get(question.detail, 1.0)
+    # Where all lengths are alike (a world of clips of one length) a detail must still fit.
+    frames = first.frames if first.frames * longer < 1.05 * first.frames else round(first.frames * longer)
+    return Order(question, (first,), frames, _difficulty((first,), operation))
+
+
+def _in_turn(first: Meta, second: Meta) -> Order | None:
+    if first.id == second.id or in_turn(first.facts, second.facts) or _same_core(first.facts, second.facts):
+        return None
+    if contradicts_itself(second.facts):
+        return None
+    question = Compose(operation="sequence", meta_motions=(first.text, second.text))
+    return Order(question, (first, second), first.frames + second.frames, _difficulty((first, second), "sequence"))
+
+
+def _at_once(first: Meta, second: Meta) -> Order | None:
+    # The one that carries the body leads: `walks forward while waving`.
+    if "root" in second.facts.uses and "root" not in first.facts.uses:
+        first, second = second, first
+    if first.id == second.id or at_once(first.facts, second.facts) or contradicts_itself(second.facts):
+        return None
+    if first.facts.style or second.facts.style or first.facts.before != first.facts.after:
+        return None
+    question = Compose(operation="simultaneous", meta_motions=(first.text, second.text))
+    frames = max(first.frames, second.frames)
+    return Order(question, (first, second), frames, _difficulty((first, second), "simultaneous"))
+
+
+def _same_core(first: Facts, second: Facts) -> bool:
+    return first.verb == second.verb and (first.side, first.direction) == (second.side, second.direction)
+
+
+def _difficulty(metas: Sequence[Meta], operation: Operation) -> float:
+    """Rarer motions, more of them, and at once rather than alone: harder."""
+    rare = sum(1.0 / len(meta.sources) for meta in metas) / len(metas) if all(m.sources for m in metas) else 1.0
+    base = {"sequence": 0.5, "simultaneous": 0.7}.get(operation, 0.2)
+    return round(min(1.0, base * 0.7 + 0.2 * rare + 0.1 * (len(metas) - 1)), 3)
+
+
+def _swaps(facts: Facts, names: tuple[str, ...]) -> list[str]:
+    words = set(re.findall(r"[a-z]+", facts.phrase))
+    return [
+        f"{a} to {b}"
+        for a, b in SWAPS
+        if a in names and (words & {a, f"{a}s"}) != (words & {b, f"{b}s"}) and len(words & {a, b, f"{a}s", f"{b}s"}) == 1
+    ]
+
+
+def _sides(facts: Facts) -> list[str]:
+    if facts.side:
+        return _swaps(facts, ("left",))
+    if facts.uses & {"head"} or facts.counted or facts.phrase.count("both") or "with" in facts.phrase.split():
+        return []
+    if facts.verb in ("wave", "reach", "throw", "point", "grab", "gesture") and facts.uses == ARMS:
+        return [f"with the {side} hand" for side in ("left", "right")]
+    if facts.verb in ("punch", "jab", "strike") and facts.uses == ARMS:
+        return [f"with the {side} fist" for side in ("left", "right")]
+    if facts.verb in ("kick", "lunge", "stomp"):
+        return [f"with the {side} leg" for side in ("left", "right")]
+    return []
+
+
+def _directions(facts: Facts) -> list[str]:
+    found = _swaps(facts, ("forward", "forwards", "clockwise"))
+    if found or facts.direction or facts.side or facts.counted:
+        return found
+    if facts.verb in ("turn", "sidestep", "lean") and len(facts.phrase.split()) <= 2:
+        return ["to the left", "to the right"]
+    circles = "circle" in facts.phrase.split() and facts.travels
+    return ["clockwise", "counterclockwise"] if circles or (facts.verb in TURNS - {"turn", "twist"} and facts.uses & {"root"}) else []
+
+
+def _styles(facts: Facts) -> list[str]:
+    if facts.style or facts.counted or facts.speed or len(facts.phrase.split()) > 6:
+        return []
+    found: list[str] = []
+    if not facts.uses & ARMS and facts.uses & (LEGS | {"head"}) and facts.before == facts.after:
+        found += _FREE_ARMS
+    if not facts.uses & (LEGS | {"root"}) and facts.uses & ARMS:
+        found += _FREE_LEGS
+    if "head" not in facts.uses and "head" not in facts.phrase and facts.after not in ("lie", "low"):
+        found += _FREE_HEAD
+    return found
+
+
+_DETAILS = {
+    "repeat": lambda facts: list(_TIMES) if counts(facts) and not facts.speed else [],
+    "speed": lambda facts: [
+        detail for detail in _SPEEDS
+        if facts.verb in SPEED_OK and not facts.speed and not facts.style and not facts.counted
+        and ("pace" not in detail or facts.travels)
+    ],
+    "side": _sides,
+    "direction": _directions,
+    "style": _styles,
+}  # fmt: skip
