@@ -1,0 +1,178 @@
+"""The pipeline of the prompt pool.
+
+    captions -> Decompose -> meta-motions -> orders -> Compose -> rules -> Judge -> novel? -> POOL/prompts.parquet
+
+What is decided follows from the captions, the settings and the author's answers alone, and answers are kept as they
+come (`_build/answers.sqlite`). A build that ended anyhow is run again: it asks only what has no answer yet, decides
+everything as before, and writes the pool last and as a whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rl_motion.config.errors import UserError
+from rl_motion.prompts import planner, reading
+from rl_motion.prompts.answers import Answers
+from rl_motion.prompts.author import Author
+from rl_motion.prompts.sources import FPS, Captions, read_captions
+from rl_motion.prompts.splits import meta_is_held_out
+from rl_motion.prompts.stages import Desk, MetaMotion, Prompts, Watch, meta_motions
+from rl_motion.prompts.table import BUILD, FILE, PoolTable, is_pool, read_table, write_table
+from rl_motion.prompts.tally import Tally, parquet
+from rl_motion.tracking.files import write_together
+
+ANSWERS, METAS, SET_ASIDE = "answers.sqlite", "metas.parquet", "set_aside.parquet"
+"""In `_build`."""
+_CHUNK = 1000
+"""Most orders at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a pool is made of. max_frames: of the longest prompt, at 20 fps."""
+
+    sources: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    prompts: int = 20_000
+    seed: int = 0
+    max_frames: int = 196
+
+
+@dataclass(frozen=True)
+class Built:
+    """A pool. tally: what was set aside; None where the pool was there already."""
+
+    table: PoolTable
+    tally: Tally | None
+
+
+def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
+    """Build the pool `out`, go on with it, or leave it as it is where it is there already.
+
+    Raises:
+        UserError: a source cannot be read, another build is at work, `out` holds something else or a pool that was made
+            otherwise, the author cannot be asked, or no prompt comes of the captions.
+        KeyboardInterrupt: with a note that says how to go on.
+    """
+    captions = read_captions(settings.sources)
+    excluded = read_captions(settings.exclude, "--exclude") if settings.exclude else Captions((), 0, ())
+    made_of = _made_of(settings, captions, excluded, author)
+    with _alone(out):
+        if is_pool(out):
+            return Built(_as_it_is(out, made_of), None)
+        try:
+            with Answers(out / BUILD / ANSWERS) as answers:
+                prompts, tally, counts = _run(settings, captions, excluded, out, Desk(answers, author, watch))
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("every answer is kept; go on with the same command")
+            raise
+        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}), tally)
+
+
+def _run(
+    settings: Settings, captions: Captions, excluded: Captions, out: Path, desk: Desk
+) -> tuple[Prompts, Tally, dict[str, Any]]:
+    """All stages; writes what belongs to the making of the pool, not the pool."""
+    tally = Tally()
+    for line in captions.bad:
+        tally.add("read", line.reason, line.text, [line.where])
+    not_these = {reading.meaning(caption.text): "an excluded caption" for caption in excluded.captions}
+    metas, counts = meta_motions(captions.captions, not_these, desk, tally)
+    known = {reading.meaning(caption.text): "a caption of the sources" for caption in captions.captions} | not_these
+    prompts = Prompts(metas, known, settings.prompts)
+    orders = planner.orders([one.meta for one in metas], settings.seed, settings.max_frames, FPS)
+    # Not many more than are missing: an answer that turns out not to be needed may have been paid for.
+    while prompts.missing and (chunk := list(islice(orders, min(_CHUNK, prompts.missing * 5 // 4 + 8)))):
+        prompts.take(chunk, desk, tally)
+        desk.watch("prompts", len(prompts.rows), settings.prompts)
+    write_together({out / BUILD / METAS: _metas_table(metas), out / BUILD / SET_ASIDE: tally.parquet()})
+    if not prompts.rows:
+        raise UserError(
+            f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made; want "
+            f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
+        )
+    totals = {"captions": captions.found, "repeated": captions.repeats, **counts, "meta_motions": len(metas)}
+    return prompts, tally, totals | {"orders": prompts.orders, "set_aside": tally.by_stage()}
+
+
+def _metas_table(metas: Sequence[MetaMotion]) -> bytes:
+    """The meta-motions: id, text, meaning, frames, ids of all their captions, and whether they are held out."""
+    import pyarrow as pa
+
+    split = ["held_out_metas" if meta_is_held_out(one.meaning) else "" for one in metas]
+    columns = {
+        "id": pa.array([one.meta.id for one in metas], pa.string()),
+        "text": pa.array([one.meta.text for one in metas], pa.string()),
+        "key": pa.array([one.meaning for one in metas], pa.string()),
+        "frames": pa.array([one.meta.frames for one in metas], pa.int32()),
+        "sources": pa.array([one.meta.sources for one in metas], pa.list_(pa.string())),
+        "split": pa.array(split, pa.string()),
+    }
+    return parquet(pa.table(columns))
+
+
+def _made_of(settings: Settings, captions: Captions, excluded: Captions, author: Author) -> dict[str, Any]:
+    """All that the pool depends on."""
+
+    def content(of: Captions) -> str:
+        return hashlib.sha256(repr([(one.ids, one.text, one.frames) for one in of.captions]).encode()).hexdigest()
+
+    return {
+        "sources_sha256": content(captions),
+        "exclude_sha256": content(excluded),
+        "prompts": settings.prompts,
+        "seed": settings.seed,
+        "max_frames": settings.max_frames,
+        "author": author.name,
+        "model": author.model,
+        "fingerprint": author.fingerprint,
+    }
+
+
+def _as_it_is(out: Path, made_of: Mapping[str, Any]) -> PoolTable:
+    """The pool that is there; raises UserError where it was made otherwise."""
+    table = read_table(out)
+    there = table.info.get("settings", {})
+    other = [name for name in made_of if there.get(name) != made_of[name]]
+    if other:
+        raise UserError(
+            f"got --out {out}, a pool that was made otherwise ({', '.join(other)}); want a pool of its own for other "
+            "settings; choose another --out"
+        )
+    return table
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the pool's folder against other builds; the lock goes with the process.
+
+    Raises:
+        UserError: another build holds it, or it holds something else than a pool.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or {BUILD, FILE} & set(os.listdir(out)))):
+        raise UserError(
+            f"got --out {out}, which holds something else; want a new folder or a pool; choose another --out"
+        )
+    (out / BUILD).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / BUILD / "building", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"got --out {out}, which another build is working on; want one at a time; wait for it or choose another "
+            "--out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
