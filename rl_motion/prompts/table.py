@@ -172,6 +172,16 @@ def is_pool(path: str | Path) -> bool:
     return _file(Path(path)).is_file() if Path(path).is_dir() else Path(path).name == FILE and Path(path).is_file()
 
 
+def pool_folder(pool: str | Path) -> Path:
+    """The folder of a pool that is named by it, or by its prompts.parquet."""
+    return _file(Path(pool)).parent
+
+
+def is_current(table: PoolTable, folder: Path) -> bool:
+    """Whether nobody wrote POOL/prompts.parquet since the table was read or written."""
+    return _stamp(folder / FILE) == table.stamp
+
+
 def write_table(
     folder: Path, rows: Sequence[Row], info: Mapping[str, Any], replaces: PoolTable | None = None
 ) -> PoolTable:
