@@ -25,7 +25,7 @@ _ORDERS = re.compile(
     r"|\b(json|assistant|system prompt|language model|as an ai)\b",
     re.I,
 )
-"""Words to a model. Single ones do not tell: captions have `answers the phone`, `gives instruction`, `a model walks`."""
+"""Words to a model. One alone does not tell: captions have `answers a phone`, `gives instruction`, `a model walks`."""
 _READER = re.compile(r"\b(you|your|yours|yourself|please|click here)\b", re.I)
 _FILLERS = frozenset(
     split("""
