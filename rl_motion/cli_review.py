@@ -13,7 +13,7 @@ from rl_motion.cli_guard import guarded, printable
 from rl_motion.config.errors import UserError
 
 if TYPE_CHECKING:
-    from rl_motion.prompts.review import Desk
+    from rl_motion.prompts.review import ReviewDesk
     from rl_motion.prompts.table import Row
 
 
@@ -43,9 +43,9 @@ def review(  # noqa: PLR0913, PLR0917 - options
                 "got --import with --export, --sample or --only-unreviewed; want --import alone: a file says which "
                 "prompts it is about; leave the others out"
             )
-        from rl_motion.prompts.review import Desk, chosen, login_name
+        from rl_motion.prompts.review import ReviewDesk, chosen, login_name
 
-        desk = Desk(pool, who if who is not None else login_name())
+        desk = ReviewDesk(pool, who if who is not None else login_name())
         if import_ is not None:
             _take_in(desk, import_)
             return
@@ -62,7 +62,7 @@ def review(  # noqa: PLR0913, PLR0917 - options
         _say(_state(desk.counts()), f"go on: rl-motion prompts review {pool} --only-unreviewed")
 
 
-def _serve(desk: Desk, rows: list[Row], port: int) -> None:
+def _serve(desk: ReviewDesk, rows: list[Row], port: int) -> None:
     """The page, until Ctrl-C."""
     from rl_motion.prompts.review import MOST, known_texts
     from rl_motion.prompts.review_server import ReviewServer
@@ -74,7 +74,7 @@ def _serve(desk: Desk, rows: list[Row], port: int) -> None:
         server.serve_forever()
 
 
-def _take_in(desk: Desk, path: Path) -> None:
+def _take_in(desk: ReviewDesk, path: Path) -> None:
     from rl_motion.prompts import spreadsheet
 
     done = spreadsheet.take_in(path, desk.folder, desk.who)

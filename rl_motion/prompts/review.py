@@ -56,7 +56,7 @@ class Conflict(Exception):
         self.row = row
 
 
-class Desk:
+class ReviewDesk:
     """The pool that is reviewed, by one person; safe to use from several threads."""
 
     def __init__(self, pool: str | Path, who: str, clock: Callable[[], str] = now) -> None:

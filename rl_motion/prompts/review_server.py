@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import ValidationError
 
 from rl_motion.config import UserError
-from rl_motion.prompts.review import Asked, Conflict, Desk, shown
+from rl_motion.prompts.review import Asked, Conflict, ReviewDesk, shown
 from rl_motion.prompts.review_page import page
 from rl_motion.prompts.table import Row
 
@@ -40,7 +40,7 @@ class ReviewServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, desk: Desk, rows: list[Row], texts: Mapping[str, str], port: int) -> None:
+    def __init__(self, desk: ReviewDesk, rows: list[Row], texts: Mapping[str, str], port: int) -> None:
         """Listen.
 
         Args:

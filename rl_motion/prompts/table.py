@@ -205,7 +205,9 @@ def write_table(
     columns = _columns(rows, replaces)
     about = json.dumps({**info, "schema_version": SCHEMA_VERSION}, ensure_ascii=False, sort_keys=True, allow_nan=False)
     buffer = io.BytesIO()
-    pq.write_table(columns.replace_schema_metadata({_KEY: about.encode()}), buffer, compression="zstd")
+    pq.write_table(
+        columns.replace_schema_metadata({_KEY: about.encode()}), buffer, compression="zstd", write_page_checksum=True
+    )
     partial = folder / BUILD / f"{FILE}.partial"
     try:
         with _locked(folder):
@@ -236,7 +238,7 @@ def read_table(pool: str | Path) -> PoolTable:
 
     path = _file(Path(pool))
     stamp = _stamp(path)
-    if stamp is None:
+    if stamp is None or not path.is_file():  # a pipe would wait
         raise UserError(
             f"got {pool}, which holds no {FILE}; want a pool; build one: rl-motion prompts build --out {pool}"
         )
@@ -318,7 +320,7 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The columns as version 1 has them, and what the file says of itself, without its version."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         found, wanted = file.schema_arrow, schema()
         info = _info(path, (found.metadata or {}).get(_KEY))
         if found.names != wanted.names:

@@ -1,0 +1,37 @@
+"""Small pools for tests of what reads, reviews and draws from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rl_motion.prompts.pool import prompt_id
+from rl_motion.prompts.table import PoolTable, Row, write_table
+
+TEXTS = ("a person walks forward and then jumps", "a man waves while walking", "someone sits down slowly")
+
+
+def pool_row(text: str = TEXTS[0], length: int = 96, **changes: Any) -> Row:
+    """A row with this text."""
+    values: dict[str, Any] = {
+        "id": prompt_id(text, length),
+        "text": text,
+        "length": length,
+        "fps": 20.0,
+        "tokens": tuple(f"{word}/NOUN" for word in text.split()),
+        "sources": ("captions.txt/1/0",),
+        "metas": ("m-walk", "m-jump"),
+        "operation": "sequence",
+        "author": "grammar",
+        "model": "grammar-1",
+        "fingerprint": "f" * 64,
+        "difficulty": 0.3,
+        "plausibility": 0.9,
+        "split": "train",
+    }
+    return Row.model_validate(values | changes)
+
+
+def pool_in(folder: Path, *rows: Row) -> PoolTable:
+    """A pool of these rows, or of three."""
+    return write_table(folder, rows or [pool_row(text) for text in TEXTS], {"settings": {"seed": 0}})
