@@ -92,14 +92,35 @@ class PolicyConfig(Section):
 
 
 class PromptsConfig(Section):
-    """Where prompts come from: splits of the embedded world (train splits only) or text files, with weights."""
+    """Where prompts come from, with weights: pools that `rl-motion prompts build` made (their folders), splits of the
+    embedded world, or text files."""
 
     sources: dict[str, Weight] = {"target/train": 1.0, "source/train": 1.0}
+    """Of a pool its `train` rows that nobody rejected; of the embedded world train splits only."""
     validation: dict[str, Weight] = {"target/val": 1.0}
-    """Where `evaluation.validate_every` takes its prompts from: val splits or text files that share no prompt with
-    `sources`."""
+    """Where `evaluation.validate_every` takes its prompts from, which share none with `sources`: of a pool its `val`
+    rows that nobody rejected; val splits, text files."""
     default_length: Many = 40
     """Frames, for prompts that come without a length."""
+    curriculum: Literal["uniform", "difficulty", "signal"] = "uniform"
+    """Which prompts of a source an iteration draws. uniform: shuffled, all of them before any comes again. difficulty:
+    the easiest first (pools only). signal: more often those whose samples differ in reward, as far as the run has seen;
+    what scores alike teaches nothing, and comes less and less often, but comes (rl_motion/prompts/curricula.py)."""
+    curriculum_start: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """`difficulty`: the share of a pool that the first iteration draws from. It grows linearly to all of it."""
+    curriculum_iterations: Million = 50
+    """`difficulty`: iterations until it is all of it."""
+
+    @model_validator(mode="after")
+    def _curriculum_reads_what_is_set(self) -> PromptsConfig:
+        for name in ("curriculum_start", "curriculum_iterations"):
+            value = getattr(self, name)
+            if self.curriculum != "difficulty" and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"got {name}={value} and curriculum={self.curriculum}, which does not read it; want it with "
+                    "curriculum=difficulty alone; leave it out or choose difficulty"
+                )
+        return self
 
 
 class RewardConfig(Section):

@@ -1,4 +1,5 @@
-"""The text-only prompt pool: an iteration's prompts are a function of (seed, iteration) alone."""
+"""The text-only prompt pool: an iteration's prompts are a function of (seed, iteration) and, where the job's curriculum
+follows the learner, of what the ledger knew when they were drawn."""
 
 from __future__ import annotations
 
@@ -8,9 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from rl_motion.config import TrainConfig, UserError, nearest
+from rl_motion.prompts.curricula import Curriculum, Draw
 from rl_motion.tracking.files import read_whole
 from rl_motion.types import Prompt, Unit
 
@@ -22,10 +22,8 @@ _MAX_BYTES = 100_000_000
 class PromptPool:
     """Prompts by source, mixed by weight.
 
-    Every iteration takes the same number of prompts from a source (largest remainder of the weights). A
-    source is shuffled anew for each epoch with a key of (seed, source, epoch); an epoch is as many whole
-    iterations as the source lasts, so that no prompt comes twice in an epoch, nor in an iteration. There is
-    no cursor to save: an iteration's units follow from its number.
+    Every iteration takes the same number of prompts from a source (largest remainder of the weights); which ones,
+    the job's curriculum says (curricula.py). No prompt comes twice in an iteration.
     """
 
     def __init__(
@@ -33,18 +31,21 @@ class PromptPool:
         sources: Mapping[str, Sequence[Prompt]],
         weights: Mapping[str, float],
         seed: int,
-        set_aside: Mapping[str, int] | None = None,
+        curriculum: Curriculum | None = None,
+        set_aside: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """A prompt that several sources share belongs to the first of them.
 
         Args:
             sources: prompts by source name.
             weights: positive, by source name.
-            seed: of the shuffles and of the units' noise.
-            set_aside: how many prompts of a source were left out before, for people to know.
+            seed: of the draws and of the units' noise.
+            curriculum: which prompts an iteration draws; None: `uniform`.
+            set_aside: how many prompts of a source were left out before, by reason, for people to know.
 
         Raises:
-            UserError: there is no source, or one is empty, or the weights do not fit the sources.
+            UserError: there is no source, or one is empty, or the weights do not fit the sources, or the curriculum
+                asks for the difficulty of prompts that have none.
         """
         if not sources or sources.keys() != weights.keys():
             raise UserError(
@@ -60,10 +61,25 @@ class PromptPool:
                 raise UserError(f"prompts.sources: got no prompt of its own in {name!r}; want some; add or remove it")
             seen |= unique.keys()
             self._sources[name] = list(unique.values())
+        self._by_id = {prompt.id: prompt for prompt in self.prompts}
         self._weights = dict(weights)
         self._seed = seed
-        self.set_aside = {name: count for name, count in (set_aside or {}).items() if count}
-        """Prompts that are not here because no encoder reads them whole, by source; sources without any left out."""
+        self._curriculum = curriculum or Curriculum()
+        self.set_aside = {name: dict(counts) for name, counts in (set_aside or {}).items() if counts}
+        """Prompts that are not here because an encoder or the model does not read them, by source and reason; sources
+        without any left out."""
+        if self._curriculum.settings.curriculum == "difficulty":
+            self._refuse_unrated()
+
+    @property
+    def sources(self) -> Mapping[str, Sequence[Prompt]]:
+        """Every prompt, by source."""
+        return self._sources
+
+    @property
+    def unread(self) -> int:
+        """How many prompts were left out before."""
+        return sum(count for counts in self.set_aside.values() for count in counts.values())
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -72,9 +88,9 @@ class PromptPool:
 
     @property
     def sha256(self) -> str:
-        """Hash of every prompt, source and weight, in order."""
+        """Hash of every prompt, source, weight and known difficulty, in order."""
         content = [
-            [name, self._weights[name], [[p.id, p.text, p.length, p.group] for p in prompts]]
+            [name, self._weights[name], [[p.id, p.text, p.length, p.group, *self._rating(p)] for p in prompts]]
             for name, prompts in self._sources.items()
         ]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
@@ -96,8 +112,13 @@ class PromptPool:
                     "train.prompts_per_unit)"
                 )
 
-    def draw(self, iteration: int, sizes: TrainConfig) -> list[Unit]:
+    def draw(self, iteration: int, sizes: TrainConfig, spread: Mapping[str, float] | None = None) -> list[Unit]:
         """The iteration's units, `prompts_per_unit` prompts each, sources interleaved.
+
+        Args:
+            iteration: from 0.
+            sizes: how many prompts, and in units of how many.
+            spread: smoothed standard deviation of the rewards of a prompt's samples, by the id of those that taught.
 
         Raises:
             UserError: see `check`.
@@ -106,9 +127,15 @@ class PromptPool:
         slots = [
             ((position + 0.5) / count, order, prompt)
             for order, (name, count) in enumerate(self._counts(sizes.prompts_per_iteration).items())
-            for position, prompt in enumerate(self._take(name, iteration, count))
+            for position, prompt in enumerate(self._take(name, iteration, count, spread or {}))
         ]
-        drawn = [prompt for _, _, prompt in sorted(slots, key=lambda slot: slot[:2])]
+        return self._units(iteration, sizes, [prompt for _, _, prompt in sorted(slots, key=lambda slot: slot[:2])])
+
+    def again(self, iteration: int, sizes: TrainConfig, drawn: Sequence[str]) -> list[Unit]:
+        """The units of an iteration that was drawn before, from the ids of its prompts in order, all in the pool."""
+        return self._units(iteration, sizes, [self._by_id[name] for name in drawn])
+
+    def _units(self, iteration: int, sizes: TrainConfig, drawn: Sequence[Prompt]) -> list[Unit]:
         size = sizes.prompts_per_unit
         return [
             Unit(
@@ -124,16 +151,28 @@ class PromptPool:
     def _counts(self, total: int) -> dict[str, int]:
         return shared_out(total, {name: self._weights[name] for name in self._sources})
 
-    def _take(self, name: str, iteration: int, count: int) -> list[Prompt]:
-        prompts = self._sources[name]
-        epoch, turn = divmod(iteration, len(prompts) // count)
-        key = hashlib.sha256(f"{self._seed}/{name}/{epoch}".encode()).digest()
-        # Philox: the one numpy generator whose stream is fixed by its key alone, on every platform and
-        # version.
-        order = (
-            np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(len(prompts)).argsort()
+    def _take(self, name: str, iteration: int, count: int, spread: Mapping[str, float]) -> list[Prompt]:
+        asked = Draw(
+            seed=self._seed,
+            source=name,
+            prompts=self._sources[name],
+            iteration=iteration,
+            count=count,
+            spread=spread,
         )
-        return [prompts[i] for i in order[turn * count : (turn + 1) * count]]
+        return self._curriculum.draw(asked)
+
+    def _rating(self, prompt: Prompt) -> list[float]:
+        known = self._curriculum.difficulty.get(prompt.id)
+        return [] if known is None else [known]
+
+    def _refuse_unrated(self) -> None:
+        for name, prompts in self._sources.items():
+            if any(prompt.id not in self._curriculum.difficulty for prompt in prompts):
+                raise UserError(
+                    f"prompts.curriculum: got difficulty with the source {name!r}, whose prompts have none; want pools "
+                    "that rl-motion prompts build made; choose other sources, or the curriculum uniform or signal"
+                )
 
 
 def shared_out(total: int, weights: Mapping[str, float]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from rl_motion.config import Job, UserError
+from rl_motion.config import Job
 from rl_motion.learner.rounds import Rounds
-from rl_motion.prompts.pool import PromptPool, read_prompts
+from rl_motion.prompts.curricula import Curriculum
+from rl_motion.prompts.pool import PromptPool
 from rl_motion.protocols import Algorithm, MotionPolicy
 from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, Scored, Trajectory, Unit
 
@@ -27,10 +27,6 @@ Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
 Scorer = Callable[[Motions, Unit], Scored]
 """Every reward of a unit's motions, and their weighted sum."""
-SPLIT = re.compile(r"(source|target)/(train|val|test)")
-"""A prompt source that is part of the embedded world; all others are text files."""
-_SPLITS = ("source/train", "target/train")
-_VALIDATION = ("source/val", "target/val")
 
 
 class LearnerLike(Protocol):
@@ -123,49 +119,50 @@ def build_training(job: Job, files: RewardFiles | None = None) -> Training:
 
 
 def build_pool(job: Job) -> PromptPool:
-    """The job's prompts: train splits of the embedded world, and text files.
+    """The job's prompts: of pools and of the embedded world what is there for training, and text files.
 
-    Texts longer than an encoder takes are set aside, and counted in the pool.
+    What the encoders do not read, and of pools what the model does not, is set aside, and counted in the pool.
 
     Raises:
-        UserError: a source is no train split and no readable file of prompts, or no text of it fits the encoders.
+        UserError: a source is none, or is not for training, or nothing of it can be read.
     """
     from rl_motion.runtime import checks
+    from rl_motion.runtime.prompt_sources import read_source
 
     readers = [*checks.checkpoints(job).values()]
-    given = {name: _prompts(name, job.prompts.default_length) for name in job.prompts.sources}
-    sources = {name: checks.readable(readers, prompts, name) for name, prompts in given.items()}
-    set_aside = {name: len(given[name]) - len(sources[name]) for name in given}
-    pool = PromptPool(sources, job.prompts.sources, job.train.seed, set_aside)
+    sources, set_aside = {}, {}
+    difficulty: dict[str, float] = {}
+    for name in job.prompts.sources:
+        given = read_source(name, "train", job.prompts.default_length)
+        sources[name], set_aside[name] = checks.readable(readers, given, name)
+        difficulty |= {prompt.id: given.rows[prompt.id].difficulty for prompt in given.prompts if given.rows}
+    curriculum = Curriculum(job.prompts, difficulty)
+    pool = PromptPool(sources, job.prompts.sources, job.train.seed, curriculum, set_aside)
     pool.check(job.train)
     return pool
 
 
 def build_validation(job: Job) -> dict[str, list[Prompt]]:
-    """The prompts that the job validates with, source by source: val splits of the embedded world, and text files.
+    """The prompts that the job validates with, source by source: of pools and of the embedded world what is there for
+    validation, and text files.
 
     Those that the model or a reward does not read whole are left out.
 
     Raises:
-        UserError: a source is no val split and no readable file of prompts, or nothing of it fits.
+        UserError: a source is none, or is not for validation, or nothing of it fits.
     """
     from rl_motion.runtime import checks
+    from rl_motion.runtime.prompt_sources import SPLIT, read_source
 
     readers = [*checks.checkpoints(job).values()]
     found = {}
     for name in job.prompts.validation:
-        split = SPLIT.fullmatch(name)
-        if split is None:
-            given = read_prompts(name, job.prompts.default_length, _VALIDATION)
-            found[name] = checks.readable(readers, given, name, "prompts.validation")
-            checks.check_prompts(readers, found[name])
-        elif split[2] == "val":
+        given = read_source(name, "val", job.prompts.default_length)
+        if SPLIT.fullmatch(name):
             found[name] = checks.examined(job, name)
         else:
-            raise UserError(
-                f"prompts.validation: got {name!r}, which is for another use; want a val split or a text file; "
-                f"use {split[1]}/val"
-            )
+            found[name], _ = checks.readable(readers, given, name, "prompts.validation")
+            checks.check_prompts(readers, found[name])
     return found
 
 
@@ -237,18 +234,3 @@ def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
     denoiser = load_denoiser(job.model.name)
     peft_model = attach_lora(denoiser.network, job.adapter, seed=job.train.seed)
     return make_policy(denoiser, job.policy), peft_model
-
-
-def _prompts(source: str, default_length: int) -> list[Prompt]:
-    split = SPLIT.fullmatch(source)
-    if split is None:
-        return read_prompts(source, default_length, _SPLITS)
-    if split[2] != "train":
-        raise UserError(
-            f"prompts.sources: got {source!r}, which is kept for evaluation; want a train split or a text "
-            "file; "
-            f"use {split[1]}/train"
-        )
-    from rl_motion.data.embedded import prompts
-
-    return list(prompts(source))

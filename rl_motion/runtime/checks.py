@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet, refuse_unread
 from rl_motion.config import Job, UserError, nearest
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
+from rl_motion.prompts.pool import MAX_FRAMES
 from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
 from rl_motion.rewards.calibration import PROMPTS, refuse_other
@@ -23,10 +24,15 @@ from rl_motion.rewards.kind import forms
 from rl_motion.rewards.of_job import kinds, read_files
 from rl_motion.runtime import store_uri
 from rl_motion.runtime.build import build_algorithm, build_pool
+from rl_motion.runtime.prompt_sources import Source
 from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
 
 T = TypeVar("T")
+TOO_LONG = "of more frames than the model reads"
+TOO_MANY = "of more tokens than the encoder reads"
+UNKNOWN = "without a word that the encoder knows"
+"""Why a prompt is set aside."""
 
 
 def check_parts(job: Job) -> None:
@@ -79,33 +85,51 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
                     f"{path.name} reads; shorten it"
                 )
         encoder = text_encoder_of(path, _config(path))
-        limit, long = _too_long(encoder, [prompt.text for prompt in prompts])
-        for text, tokens in long.items():
+        found = _read_by(encoder, [prompt.text for prompt in prompts])
+        for text, tokens in found.long.items():
             raise UserError(
-                f"got a prompt of {tokens} tokens ({text[:60]!r}...); want at most {limit}, which is what "
+                f"got a prompt of {tokens} tokens ({text[:60]!r}...); want at most {found.limit}, which is what "
                 f"{encoder.name} reads; shorten it or split it into several prompts"
             )
 
 
 def readable(
-    checkpoints: Sequence[Path], prompts: Sequence[Prompt], source: str, key: str = "prompts.sources"
-) -> list[Prompt]:
-    """The prompts whose texts the encoders of all these checkpoints read whole, in order; `key` of the job has them.
+    checkpoints: Sequence[Path], source: Source, name: str, key: str = "prompts.sources"
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts whose texts the encoders of all these checkpoints read whole, in order, and why others are set aside.
+
+    Of a pool, which knows nothing of the job's model, prompts of more frames than a checkpoint reads are set aside too.
+
+    Args:
+        checkpoints: that read prompts.
+        source: whose prompts.
+        name: of the source.
+        key: of the job, which has it.
+
+    Returns:
+        The prompts, and how many are set aside, by reason.
 
     Raises:
-        UserError: that is none of them.
+        UserError: none can be read.
     """
-    kept = list(prompts)
+    kept, reasons = source.prompts, Counter[str]()
     for path in checkpoints:
-        encoder = text_encoder_of(path, _config(path))
-        limit, long = _too_long(encoder, [prompt.text for prompt in kept])
-        kept = [prompt for prompt in kept if prompt.text not in long]
+        encoder, frames = text_encoder_of(path, _config(path)), _max_frames(path) if source.rows else MAX_FRAMES
+        found = _read_by(encoder, [prompt.text for prompt in kept])
+        why = {
+            prompt.id: TOO_LONG if prompt.length > frames else TOO_MANY if prompt.text in found.long else UNKNOWN
+            for prompt in kept
+            if prompt.length > frames or prompt.text in found.long or prompt.text in found.unknown
+        }
+        kept = [prompt for prompt in kept if prompt.id not in why]
+        reasons.update(why.values())
         if not kept:
             raise UserError(
-                f"{key}: got {len(prompts)} prompts in {source!r}, all of more tokens than {encoder.name} "
-                f"reads; want at most {limit}; shorten them or split each into several"
+                f"{key}: got {len(source.prompts)} prompts in {name!r}, of which none can be read "
+                f"({', '.join(f'{count}: {reason}' for reason, count in reasons.items())}); want at most {found.limit} "
+                f"tokens, at most {frames} frames and a word that {encoder.name} knows; shorten them, or choose others"
             )
-    return kept
+    return kept, dict(reasons)
 
 
 def examined(job: Job, split: str) -> list[Prompt]:
@@ -119,15 +143,15 @@ def examined(job: Job, split: str) -> list[Prompt]:
     kept = list(prompts(split))
     for path in checkpoints(job).values():
         frames = _max_frames(path)
-        limit, long = _too_long(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
-        kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in long]
+        found = _read_by(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
+        kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in found.long]
         if _reads_one_length(path):
             [(usual, _)] = Counter(prompt.length for prompt in kept).most_common(1) or [(0, 0)]
             kept = [prompt for prompt in kept if prompt.length == usual]
         if not kept:
             raise UserError(
-                f"evaluation: got no prompt of {split} with at most {limit} tokens and {frames} frames, which is what "
-                f"{path.name} reads; want one at least; choose another model or reward"
+                f"evaluation: got no prompt of {split} with at most {found.limit} tokens and {frames} frames, which is "
+                f"what {path.name} reads; want one at least; choose another model or reward"
             )
     return kept
 
@@ -228,8 +252,16 @@ def _of_shape(path: Path, ask: Callable[[Any], T]) -> T:
         raise broken(path, error) from error
 
 
-def _too_long(encoder: Path, texts: Sequence[str]) -> tuple[int, dict[str, int]]:
-    """Tokens that the encoder reads, and those of the texts that have more."""
+class _Reading(NamedTuple):
+    """What an encoder makes of texts: the tokens that it reads, how many those have that have more, and the texts of
+    which it knows no word."""
+
+    limit: int
+    long: dict[str, int]
+    unknown: set[str]
+
+
+def _read_by(encoder: Path, texts: Sequence[str]) -> _Reading:
     from transformers import AutoConfig, AutoTokenizer
 
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -240,8 +272,21 @@ def _too_long(encoder: Path, texts: Sequence[str]) -> tuple[int, dict[str, int]]
     except Exception as error:  # tokenizers raises nothing narrower
         raise broken(encoder, error) from error
     unique = list(dict.fromkeys(texts))
-    counts = {text: len(ids) for text, ids in zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True)}
-    return limit, {text: count for text, count in counts.items() if count > limit}
+    found = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True))
+    known = _known(tokenizer, {token for ids in found.values() for token in ids})
+    return _Reading(
+        limit,
+        {text: len(ids) for text, ids in found.items() if len(ids) > limit},
+        {text for text, ids in found.items() if known.isdisjoint(ids)},
+    )
+
+
+def _known(tokenizer: Any, tokens: Collection[int]) -> set[int]:
+    """Those that stand for a word, or a part of one: none that is special (the unknown word is) or mere punctuation."""
+    special = set(tokenizer.all_special_ids)
+    words = [token for token in tokens if token not in special]
+    texts = tokenizer.convert_ids_to_tokens(words)
+    return {token for token, text in zip(words, texts, strict=True) if any(map(str.isalnum, text))}
 
 
 def _digest(directory: Path) -> str:

@@ -109,10 +109,11 @@ def resume(where: str | Path, overrides: Sequence[str], console: Console, out: P
 
 
 def pool_of(job: Job) -> PromptPool:
-    """The job's prompts; says how many were set aside."""
+    """The job's prompts; says how many were set aside, and why."""
     pool = MEANS.workshop.pool(job)
-    for name, count in pool.set_aside.items():
-        _log.warning("set aside %d prompts of %s, which have more tokens than the encoder reads", count, name)
+    for name, reasons in pool.set_aside.items():
+        for reason, count in reasons.items():
+            _log.warning("set aside %d prompts of %s: %s", count, name, reason)
     return pool
 
 

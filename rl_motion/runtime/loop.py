@@ -51,9 +51,10 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
     waiting: deque[Callable[[], Rollouts]] = deque()
     for iteration in range(snapshot.version, job.train.iterations):
         clock = Clock()
+        ledger.draw(pool, job.train, range(iteration, iteration + lag + 1))
         while len(waiting) <= lag and iteration + len(waiting) < job.train.iterations:
             ahead = iteration + len(waiting)
-            units = ledger.without_set_aside(pool.draw(ahead, job.train), lag)
+            units = ledger.without_set_aside(pool.again(ahead, job.train, ledger.drawn[ahead]), lag)
             waiting.append(backend.ask(units, _of_version(adapters, ahead - lag)))
         rollouts = waiting.popleft()()
         clock.lap("wait")
@@ -65,16 +66,16 @@ def train(job: Job, pool: PromptPool, backend: Backend, state: State, record: Re
         warn_of_rewards(rollouts.scored, rollouts.units)
         learned = warned(backend.learn(rollouts))
         clock.lap("learner")
-        ledger.count(rollouts.units)
+        ledger.over(iteration, rollouts.units, rollouts.scored, rollouts.behaviour.version)
         for prompt_id, reason in rollouts.set_aside.items():
             _log.warning("prompt %s is set aside from now on: %s", prompt_id, reason)
         ledger.put_aside(iteration, rollouts.set_aside)
         snapshot = learned.snapshot
         adapters.append(snapshot.behaviour)
-        metrics = reward_metrics(rollouts.scored) | learned.metrics | clock.laps
+        metrics = reward_metrics(rollouts.scored, rollouts.units) | learned.metrics | clock.laps
         metrics |= {f"time/{stage}_s": seconds for stage, seconds in rollouts.seconds.items()}
         metrics["policy/staleness"] = float(iteration - rollouts.behaviour.version)
-        metrics["prompts/set_aside"] = float(len(ledger.set_aside))
+        metrics |= ledger.metrics() | {"prompts/unread": float(pool.unread)}
         state = State(snapshot, ledger, list(adapters)[:-1])
         record(iteration, state, metrics)
     return state

@@ -17,8 +17,8 @@ from rl_motion.config import Job, UserError
 from rl_motion.config.load import dump_job, load_job
 from rl_motion.rewards.plugins import is_plugin
 from rl_motion.runtime import frontend, store_uri
-from rl_motion.runtime.build import SPLIT
 from rl_motion.runtime.job_server import Submission
+from rl_motion.runtime.prompt_sources import SPLIT, file_of
 from rl_motion.tracking.files import read_whole
 from rl_motion.tracking.mlflow_tracker import check_uri
 
@@ -94,7 +94,7 @@ def to_look(command: str, run: str, words: Sequence[str]) -> Submission:
 
 
 def files_of(job: Job) -> dict[str, bytes]:
-    """The files that a job names by relative path: prompts, plugins, calibration.
+    """The files that a job names by relative path: prompts (of a pool prompts.parquet alone), plugins, calibration.
 
     Raises:
         UserError: one cannot be read or lies elsewhere, or the model is a directory here, which is not sent.
@@ -105,7 +105,7 @@ def files_of(job: Job) -> dict[str, bytes]:
             f"model.name: got {job.model.name!r}, a directory of this machine; want a packaged name, or a directory "
             "that all nodes see, as checkpoints are not sent; copy it there and give its absolute path"
         )
-    names = [name for name in job.prompt_sources if not SPLIT.fullmatch(name)]
+    names = [file_of(name) for name in job.prompt_sources if not SPLIT.fullmatch(name)]
     names += [reward.name.partition(":")[0] for reward in job.rewards if is_plugin(reward.name)]
     names += [job.calibration] if job.calibration is not None else []
     return {str(PurePosixPath(name)): _read(name) for name in names if not Path(name).is_absolute()}

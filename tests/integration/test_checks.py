@@ -105,7 +105,7 @@ def test_lengths_of_a_prompt_file_are_checked_and_long_texts_are_set_aside(job: 
     check_job(job)
     pool = build_pool(job)
     assert (pool.prompts, pool.sha256) == (before.prompts, before.sha256)
-    assert (before.set_aside, pool.set_aside) == ({}, {str(path): 1})
+    assert (before.set_aside, pool.set_aside) == ({}, {str(path): {checks.TOO_MANY: 1}})
     path.write_text(f"{LONG_TEXT}\n")
     with pytest.raises(UserError, match=r"got 1 prompts .*want at most 64"):
         check_job(job)

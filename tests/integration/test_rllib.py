@@ -28,7 +28,7 @@ def local(job: Job) -> tuple[Snapshot, list[Metrics]]:
     backend = LocalBackend(job, fakes.WORKSHOP)
     begun = loop.State(backend.start())
     end = loop.train(job, fakes.pool(job), backend, begun, lambda _, __, metrics: found.append(metrics)).snapshot
-    own = ("time/", "policy/staleness", "prompts/set_aside")  # the loop says of itself
+    own = ("time/", "policy/staleness", "prompts/drawn", "prompts/set_aside", "prompts/unread")  # the loop says of itself
     return end, [{name: value for name, value in row.items() if not name.startswith(own)} for row in found]
 
 

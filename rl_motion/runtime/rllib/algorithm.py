@@ -57,6 +57,11 @@ class DDPO(Algorithm):
                 "got runtime.mode=async; want sync, as RLlib's runners and learner take turns here; leave it out, or "
                 "run the job with rl-motion train"
             )
+        if self._job.prompts.curriculum == "signal":
+            raise UserError(
+                "got prompts.curriculum=signal; want uniform or difficulty, as nobody keeps a ledger of prompts here; "
+                "change it, or run the job with rl-motion train"
+            )
         self._pool = workshop.pool(self._job)
         super().setup(config)
 
@@ -70,7 +75,8 @@ class DDPO(Algorithm):
         units = self._pool.draw(self.learner_group.snapshot.version, self._job.train)
         sampled = self._sample(units)
         learned = self.learner_group.learn(sampled)
-        for name, value in (reward_metrics([one.scored for one in sampled]) | learned).items():
+        rewards = reward_metrics([one.scored for one in sampled], [one.trajectory.unit for one in sampled])
+        for name, value in (rewards | learned).items():
             self.metrics.log_value(name, value, reduce="item")
 
     def step(self) -> dict[str, Any]:

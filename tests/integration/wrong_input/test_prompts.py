@@ -74,7 +74,7 @@ def as_folder(desk: Desk) -> None:
     source("without end", "/dev/zero", "/dev/zero", "a device"),
     source("a file that cannot be read", "/proc/self/mem", "/proc/self/mem", "Input/output error"),
     source("a path through a file", "job.yaml/prompts.txt", "Not a directory"),
-    source("a validation split", "source/val", "kept for evaluation", "source/train"),
+    source("a validation split", "source/val", "not for training", "source/train"),
     Case(
         "the same prompts twice",
         train("prompts.sources={prompts.txt: 1, ./prompts.txt: 1}"),

@@ -1,0 +1,72 @@
+"""What a source of prompts is: a pool, a split of the embedded world or a text file; and what training, and validation,
+may take from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from rl_motion.config import UserError
+from rl_motion.prompts import table
+from rl_motion.prompts.pool import read_prompts
+from rl_motion.types import Prompt
+
+SPLIT = re.compile(r"(source|target)/(train|val|test)")
+"""A prompt source that is part of the embedded world; all others are pools or text files."""
+Use = Literal["train", "val"]
+_KEYS: Mapping[Use, str] = {"train": "prompts.sources", "val": "prompts.validation"}
+_USES: Mapping[Use, str] = {"train": "training", "val": "validation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """prompts: for this use. rows, pool_sha256: of a pool, all of it, by prompt id; else empty."""
+
+    prompts: list[Prompt]
+    rows: Mapping[str, table.Row] = field(default_factory=dict)
+    pool_sha256: str = ""
+
+
+def read_source(name: str, use: Use, default_length: int) -> Source:
+    """The prompts of a source that are there for this use: what is held out, or was rejected, is never among them.
+
+    Args:
+        name: as the job has it.
+        use: `train` for prompts.sources, `val` for prompts.validation.
+        default_length: frames of a text file's prompts that come without a length.
+
+    Raises:
+        UserError: it is no pool, no split for this use and no readable file of prompts, or has nothing for this use.
+    """
+    split = SPLIT.fullmatch(name)
+    if split is not None:
+        if split[2] != use:
+            raise UserError(
+                f"{_KEYS[use]}: got {name!r}, which is not for {_USES[use]}; want a pool, a {use} split or a text "
+                f"file; use {split[1]}/{use}"
+            )
+        from rl_motion.data.embedded import prompts
+
+        return Source(list(prompts(name)))
+    if table.is_pool(name):
+        return _of_pool(name, use)
+    return Source(read_prompts(name, default_length, [f"source/{use}", f"target/{use}"]))
+
+
+def file_of(name: str) -> str:
+    """The one file that holds a source that is no split: of a pool prompts.parquet, whatever lies beside it."""
+    return str(PurePosixPath(name) / table.FILE) if Path(name).is_dir() and table.is_pool(name) else name
+
+
+def _of_pool(name: str, use: Use) -> Source:
+    pool = table.read_table(name)
+    found = table.prompts_of(pool, use)
+    if not found:
+        raise UserError(
+            f"{_KEYS[use]}: got the pool {name!r}, which has no prompts in its split {use!r} that were not rejected; "
+            "want one at least; build it from more captions, or name another source"
+        )
+    return Source(found, {row.id: row for row in pool.rows}, table.pool_sha256(pool))
