@@ -257,9 +257,12 @@ class OpenAIAuthor:
             spent.cost += (read * self._prices[0] + written * self._prices[1]) / 1e6
         try:
             message = completion.choices[0].message
-            return self._scrubbed(message.content or message.refusal or "")
+            said = message.content or message.refusal or ""
         except (AttributeError, IndexError, TypeError):
-            raise _AgainError("a response without a message") from None
+            said = None
+        if not isinstance(said, str):
+            raise _AgainError("a response without a message")
+        return self._scrubbed(said)
 
     def _scrubbed(self, text: str) -> str:
         """Without the key, which a server that should not be trusted may repeat."""
