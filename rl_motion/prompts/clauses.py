@@ -28,6 +28,7 @@ _PREAMBLE = re.compile(
     r"the (?:video|animation|motion|sim|clip) (?:shows|is of|depicts|is) |(?:looks|appears|seems) like |we see |"
     r"in this (?:video|clip|motion),? )"
 )
+_AT_ONCE = re.compile(r",? (?:at the same time|simultaneously)\b|^simultaneously,? ")
 _SIMILE = frozenset({"like", "if", "though", "similar", "imitating", "resembling", "pretending", "mimicking"})
 _MANNER = frozenset("keep try start begin use appear seem lead cause make have be remain face do represent indicate show "
                     "signify simulate imitate mimic resemble follow involve include alternate finish end".split())  # fmt: skip
@@ -72,7 +73,8 @@ def decompose(caption: str) -> list[str]:
     """The caption's meta-motions, in its order: one of a caption that is one motion, none where nothing moves."""
     found: list[Clause] = []
     subject = "a person"
-    for sentence in re.split(r"[.;!?]+(?:\s|$)", _PREAMBLE.sub("", " ".join(caption.lower().split()))):
+    plain = _AT_ONCE.sub("", _PREAMBLE.sub("", " ".join(caption.lower().split())))
+    for sentence in re.split(r"[.;!?]+(?:\s|$)", plain):
         if sentence.strip():
             cutter = _Cutter(parse(sentence), subject, found)
             cutter.run()
@@ -162,6 +164,9 @@ class _Cutter:
 
     def _look_for_verb(self, word: Word) -> None:
         """Before a clause's verb: auxiliaries and phase verbs are passed, adverbs kept, the verb opens the clause."""
+        if word.text in ("first", "firstly", "next", "lastly"):
+            self.at += 1
+            return
         if word.tag == "AUX" or word.text in ("just", "also"):
             self._copula(word)
             return
@@ -253,7 +258,7 @@ class _Cutter:
         place = self.at
         while place < len(self.words) and (
             self.words[place].tag in ("PUNCT", "CCONJ")
-            or self.words[place].text in ("then", "while", "whilst", "before", "after", "as", "also", "finally", "next", "when", "afterwards", "until", "eventually", "proceeds")
+            or (self.words[place].text == "that" and self.words[place - 1].text == "after") or self.words[place].text in ("then", "while", "whilst", "before", "after", "as", "also", "finally", "next", "when", "afterwards", "until", "eventually", "proceeds")
             and self.words[place].text not in _SIMILE
         ):
             place += 1
@@ -357,7 +362,8 @@ class _Cutter:
             verb += 1
         if verb >= len(self.words) or self.words[verb].tag != "VERB" or self.words[verb].past:
             return False
-        if self.words[verb].ing and self.words[verb].lemma not in _SWINGS and verb == end:
+        told = any(w.tag == "AUX" for w in self.words[end:verb])
+        if self.words[verb].lemma not in _SWINGS and not told and not self.words[verb].third:
             return False
         self._move_limb(place, end, verb)
         return True

@@ -8,6 +8,7 @@ from random import Random
 
 from rl_motion.prompts.author import Compose
 from rl_motion.prompts.clauses import PERFORMERS
+from rl_motion.prompts.lexicon import LIMBS
 from rl_motion.prompts.words import Word, inflect, parse
 
 SUBJECTS = (("a person", "their"), ("someone", "their"), ("the person", "their"), ("a man", "his"), ("a woman", "her"))
@@ -52,7 +53,7 @@ def phrase(meta_motion: str) -> str:
         place += 1
     if place >= len(words) - 1 or words[place].text not in PERFORMERS:
         raise ValueError(f"got {meta_motion!r}; want a performer and a motion")
-    return " ".join(_theirs(word) for word in words[place + 1 :] if word.tag != "PUNCT")
+    return " ".join(_owned([word for word in words[place + 1 :] if word.tag != "PUNCT"]))
 
 
 def gerund(verb_phrase: str) -> str:
@@ -113,9 +114,26 @@ def _swapped(verb_phrase: str, detail: str) -> str:
     return text
 
 
+def _owned(words: list[Word]) -> list[str]:
+    """The words, limbs with a possessive where captions leave it out: `raises hands` -> `raises their hands`."""
+    out: list[str] = []
+    for place, word in enumerate(words):
+        start = place
+        while start and words[start - 1].tag == "ADJ":
+            start -= 1
+        before = words[start - 1] if start else None
+        bare = before is not None and (before.tag == "VERB" or before.text in ("on", "to", "over", "above", "in", "behind", "at"))
+        if word.text in LIMBS and word.tag == "NOUN" and bare and word.text not in ("body", "toe", "toes", "heel"):
+            out.insert(len(out) - (place - start), "their")
+        out.append(_theirs(word))
+    return out
+
+
 def _theirs(word: Word) -> str:
     if word.text in ("his", "her", "its") and word.tag == "DET":
         return "their"
+    if word.text in ("him", "her") and word.tag == "PRON":
+        return "them"
     return "themselves" if word.text in ("himself", "herself", "itself", "themself") else word.text
 
 

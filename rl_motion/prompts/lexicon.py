@@ -75,8 +75,15 @@ LIMBS = {
 }  # fmt: skip
 OTHERS = _words(
     "someone somebody partner partners opponent opponents crowd people friend enemy another audience child baby dog kid woman "
-    "man person persons others group team teacher pet cat horse they he she him"
+    "man person persons others group team teacher pet cat horse they he she"
 )
 """Other bodies: what needs them is no motion of one person."""
-NO_ANTECEDENT = _words("it this these those that they he she him one other another same there such which what who whom where when so back again this also still")
+NO_ANTECEDENT = _words("it this these those that they he she one other another same there such which what who whom where when so back again this also still")
 """Words that point back to what a meta-motion alone no longer says."""
+NEEDS_OBJECT = _words(
+    "raise lower lift throw catch hold grab pick put place push pull touch open close bring carry lay set swat hit press "
+    "cover spread cross uncross extend move drop flap flex fold shake stir pour eat wash wipe rub scratch stroke pet brush "
+    "play strum row scrub clean sweep pump toss dribble fling grasp juggle massage scoop hang tie comb aim thrust tap pat "
+    "straighten outstretch wiggle hug elevate shoot mix unscrew clasp cup rock slam saw swing draw write dial type conduct"
+)
+"""Verbs that say nothing without what they are done to."""

@@ -18,6 +18,7 @@ from rl_motion.prompts.lexicon import (
     LEG_VERBS,
     LEGS,
     LIMBS,
+    NEEDS_OBJECT,
     NO_ANTECEDENT,
     OTHERS,
     PERFORMED,
@@ -30,6 +31,8 @@ from rl_motion.prompts.lexicon import (
 )
 from rl_motion.prompts.words import Word, dictionary, inflect, parse
 
+_NEVER_LIMBS = frozenset("eat pick drink climb dig pour play catch dribble juggle conduct write type step walk".split())
+"""What is done to things only: `picks his left hand` lost its preposition."""
 MAX_WORDS = 15
 """Of a meta-motion: longer ones are clauses that grammar did not see through."""
 
@@ -82,8 +85,8 @@ def _read(text: str) -> Facts | str:
 
 def _unusable(text: str, words: list[Word], rest: list[Word], head: int) -> str:
     """Why the text is no motion of one body that stands by itself; empty where it is."""
-    if not 3 <= len(words) <= MAX_WORDS:
-        return "too long" if len(words) > MAX_WORDS else "too short"
+    if len(words) > MAX_WORDS:
+        return "too long"
     if any(mark in text for mark in ",;:()/?!"):
         return "several parts"
     unknown = [w.text for w in rest if w.tag in ("NOUN", "VERB", "ADJ", "ADV") and not _known(w.text)]
@@ -98,16 +101,27 @@ def _unusable(text: str, words: list[Word], rest: list[Word], head: int) -> str:
         return "not one clause"
     if any(w.tag == "VERB" and w.text == w.lemma for w in after):
         return "not one clause"
-    lost = [w for w in rest if (w.text in NO_ANTECEDENT or w.text in ("them", "themself")) and not _harmless(w, rest)]
+    lost = [w for w in rest if (w.text in NO_ANTECEDENT or w.text in ("them", "him", "themself") or (w.text == "her" and w.tag == "PRON")) and not _harmless(w, rest)]
     if lost:
         return "points back"
     if any(w.text in OTHERS for w in after):
         return "another body"
     if after and after[-1].tag in ("DET", "CCONJ", "AUX", "PART") or after and after[-1].text in ("with", "of", "from", "at", "for", "their", "towards", "to", "into", "by"):
         return "cut short"
+    if rest[head].lemma in _NEVER_LIMBS and next((w for w in after if w.tag == "NOUN"), rest[head]).text in LIMBS:
+        return "does to a limb what is done to things"
     if sum(w.tag == "CCONJ" for w in after) > 1:
         return "several parts"
-    return "" if _verb_known(rest[head], after) else "unknown motion"
+    if not _verb_known(rest[head], after):
+        return "unknown motion"
+    return "" if _complete(rest[head], after) else "says not what is moved"
+
+
+def _complete(verb: Word, after: list[Word]) -> bool:
+    """Whether a verb that needs an object, or at least a place, has one: `lifts up` and `raises` lack it."""
+    if verb.lemma not in NEEDS_OBJECT:
+        return True
+    return any(w.tag == "NOUN" or w.text in ("something", "themselves", "himself", "herself") for w in after)
 
 
 def _harmless(word: Word, rest: list[Word]) -> bool:
@@ -117,8 +131,10 @@ def _harmless(word: Word, rest: list[Word]) -> bool:
     before = rest[place - 1].text if place else ""
     if word.text == "back":
         return (follower == "and") or word.tag == "NOUN"
-    if word.text == "them":
+    if word.text in ("them", "him", "her"):
         return before in ("of", "behind", "beside", "around", "above", "below", "under", "with")
+    if word.text == "still":
+        return place > 0 and rest[place - 1].lemma in ("stand", "sit", "lie", "stay")
     if word.text == "other":
         return before == "each"
     if word.text == "one":
@@ -154,7 +170,7 @@ def _facts(rest: list[Word], head: int) -> Facts:
     verb, after = rest[head], rest[head + 1 :]
     lemma = verb.lemma
     named = _limbs(after)
-    performed = next((w.lemma for w in after if w.lemma in PERFORMED or w.text in PERFORMED), "") if lemma in ("do", "perform", "take", "make", "execute", "complete", "practice") or (lemma == "throw" and after and after[-1].lemma in ("punch", "kick")) else ""
+    performed = next((w.lemma for w in after if w.lemma in PERFORMED or w.text in PERFORMED), "") if lemma in ("do", "perform", "take", "make", "execute", "complete", "practice") or _strikes(lemma, after) else ""
     core = performed or lemma
     texts = {w.text for w in rest}
     before, held = _posture(core, texts, after)
@@ -169,10 +185,17 @@ def _facts(rest: list[Word], head: int) -> Facts:
     return Facts(core, phrase, uses, travels, before, held, limb, side, direction, speed, style, counted)
 
 
+def _strikes(lemma: str, after: list[Word]) -> bool:
+    """`throws a kick`, `swings a punch`: the noun says what moves."""
+    return lemma in ("throw", "swing", "deliver") and bool({w.lemma for w in after[:4]} & {"kick", "punch", "uppercut"})
+
+
 def _their(word: Word) -> str:
     """One performer, one pronoun: `their`."""
     if word.text in ("his", "her", "its") and word.tag == "DET":
         return "their"
+    if word.text in ("him", "her") and word.tag == "PRON":
+        return "them"
     return {"himself": "themselves", "herself": "themselves", "itself": "themselves", "themself": "themselves"}.get(word.text, word.text)
 
 

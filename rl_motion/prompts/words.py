@@ -279,6 +279,12 @@ def _special(word: str, before: str, tag_before: str, after: str, tags: Sequence
         return "ADJ" if _noun_like(after) else "ADV"
     if word == "like":
         return "SCONJ"
+    if word == "first" and (before in _SUBJECTS or not before):
+        return "ADV"
+    if word == "that" and before == "after":
+        return "PRON"
+    if word == "her" and (not after or not after[0].isalnum() or after in _CLOSED):
+        return "PRON"
     if word in ("motion", "while") and (tag_before in ("ADJ", "ADV") or before in ("a", "for")) and before not in _CONJ_BEFORE:
         return "NOUN" if word == "motion" or before in ("a", "for") else ""
     if word == "that":
@@ -379,7 +385,7 @@ def _clause_start(word: str, before: str, tag_before: str, after: str) -> bool:
     """Whether a word that is mostly a noun is a verb here: after a subject, or followed by what only verbs are."""
     if before in _SUBJECTS:
         return True
-    follows = after in ("his", "her", "their", "the", "a", "up", "down", "back", "forward", "forwards", "backwards", "backward", "to", "both", "out", "around", "over", "left", "right", "sideways", "away", "into", "onto", "on", "in", "quickly", "slowly", "towards")
+    follows = after in ("his", "her", "their", "the", "a", "up", "down", "back", "forward", "forwards", "backwards", "backward", "to", "both", "out", "around", "over", "left", "right", "sideways", "away", "aside", "into", "onto", "on", "in", "from", "with", "quickly", "slowly", "towards", "side", "diagonally")
     return tag_before in ("ADV", "CCONJ", "PUNCT", "PRON") and follows and word in ("steps", "backs", "faces", "heads", "circles", "places", "positions", "squats", "kicks", "lunges", "punches", "swings", "drinks", "dances", "motions", "angles", "boxes", "hands", "sets", "paces")
 
 
