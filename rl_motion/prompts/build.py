@@ -30,8 +30,8 @@ from rl_motion.prompts.table import BUILD, FILE, PoolTable, is_pool, read_table,
 from rl_motion.prompts.tally import Tally, parquet
 from rl_motion.tracking.files import write_together
 
-ANSWERS, METAS, SET_ASIDE = "answers.sqlite", "metas.parquet", "set_aside.parquet"
-"""In `_build`."""
+ANSWERS, CAPTIONS, METAS, SET_ASIDE = "answers.sqlite", "captions.parquet", "metas.parquet", "set_aside.parquet"
+"""In `_build`: what the author said; texts of captions and of meta-motions by id; what came to nothing, and why."""
 _CHUNK = 1000
 """Most orders at a time."""
 
@@ -49,10 +49,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Built:
-    """A pool. tally: what was set aside; None where the pool was there already."""
+    """A pool.
+
+    tally: what was set aside; None where the pool was there already. usage: what its author was asked, in all runs of
+    the build (`Answers.usage`).
+    """
 
     table: PoolTable
     tally: Tally | None
+    usage: Mapping[str, str | int | float]
 
 
 def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
@@ -68,14 +73,15 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
     made_of = _made_of(settings, captions, excluded, author)
     with _alone(out):
         if is_pool(out):
-            return Built(_as_it_is(out, made_of), None)
+            return Built(_as_it_is(out, made_of), None, {})
         try:
             with Answers(out / BUILD / ANSWERS) as answers:
                 prompts, tally, counts = _run(settings, captions, excluded, out, Desk(answers, author, watch))
+                usage = answers.usage().get(author.fingerprint, {})
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note("every answer is kept; go on with the same command")
+            interrupt.add_note("what was answered is kept; go on with the same command")
             raise
-        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}), tally)
+        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}), tally, usage)
 
 
 def _run(
@@ -94,7 +100,8 @@ def _run(
     while prompts.missing and (chunk := list(islice(orders, min(_CHUNK, prompts.missing * 5 // 4 + 8)))):
         prompts.take(chunk, desk, tally)
         desk.watch("prompts", len(prompts.rows), settings.prompts)
-    write_together({out / BUILD / METAS: _metas_table(metas), out / BUILD / SET_ASIDE: tally.parquet()})
+    made = {CAPTIONS: _captions_table(captions), METAS: _metas_table(metas), SET_ASIDE: tally.parquet()}
+    write_together({out / BUILD / name: content for name, content in made.items()})
     if not prompts.rows:
         raise UserError(
             f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made; want "
@@ -102,6 +109,15 @@ def _run(
         )
     totals = {"captions": captions.found, "repeated": captions.repeats, **counts, "meta_motions": len(metas)}
     return prompts, tally, totals | {"orders": prompts.orders, "set_aside": tally.by_stage()}
+
+
+def _captions_table(captions: Captions) -> bytes:
+    """The captions' texts, by each of their ids."""
+    import pyarrow as pa
+
+    pairs = [(one, caption.text) for caption in captions.captions for one in caption.ids]
+    names, texts = zip(*pairs, strict=True)
+    return parquet(pa.table({"id": pa.array(names, pa.string()), "text": pa.array(texts, pa.string())}))
 
 
 def _metas_table(metas: Sequence[MetaMotion]) -> bytes:

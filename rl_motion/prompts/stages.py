@@ -28,7 +28,7 @@ from rl_motion.prompts.table import Row
 from rl_motion.prompts.tally import Tally
 from rl_motion.types import Prompt
 
-_SOURCES = 8
+MOST_SOURCES = 8
 """Most source captions of a meta-motion that a prompt names; `_build/metas.parquet` has them all."""
 _FULL = f"{planner.PER_PAIR} prompts of these meta-motions are there"
 
@@ -216,7 +216,7 @@ def _asked(order: planner.Order) -> str:
 
 
 def _sources(order: planner.Order) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one for meta in order.metas for one in meta.sources[:_SOURCES]))
+    return tuple(dict.fromkeys(one for meta in order.metas for one in meta.sources[:MOST_SOURCES]))
 
 
 def _reason(answer: Answer | Refused) -> str:
