@@ -21,7 +21,9 @@ BODY = frozenset(
     "arm arms hand hands leg legs foot feet head knee knees elbow elbows shoulder shoulders hip hips body torso waist "
     "wrist wrists fist fists finger fingers palm palms thumb heel heels toe toes".split()
 )
-_PHASES = frozenset("start begin continue appear seem try attempt proceed prepare look pretend happen tend want decide go get".split())
+_PHASES = frozenset(
+    "start begin continue appear seem try attempt proceed prepare look pretend happen tend want decide go get".split()
+)
 """Verbs that only say how far another one is: `starts to walk` is a walk. `look`, `go` and `get` count before some forms only."""
 _PREAMBLE = re.compile(
     r"^(?:it (?:looks|appears|seems) (?:like|as if|as though|that) |this (?:is|shows|looks like|seems like|appears to be) |there is |"
@@ -84,7 +86,11 @@ def decompose(caption: str) -> list[str]:
             limb = next((n for n, w in enumerate(follower.after) if w.text in BODY), None)
             clause.after = follower.after[: limb + 1] if limb is not None and limb < 4 else clause.after
     texts = [clause.text() for clause in found if clause.verb and not clause.denied]
-    return list(dict.fromkeys(text for text in texts if len(text.split()) > 2 or not text.startswith("a person")) ) if len(texts) == 1 else texts
+    return (
+        list(dict.fromkeys(text for text in texts if len(text.split()) > 2 or not text.startswith("a person")))
+        if len(texts) == 1
+        else texts
+    )
 
 
 class _Cutter:
@@ -170,7 +176,7 @@ class _Cutter:
         if word.tag == "AUX" or word.text in ("just", "also"):
             self._copula(word)
             return
-        if word.text == "to" and self._word(1) is not None and self.words[self.at + 1].tag in ("VERB", "ADV"):
+        if word.text == "to" and self._word(1) is not None and self.words[self.at + 1].tag in ("VERB", "ADV", "AUX"):
             self.at += 1
             return
         if word.text == "about" and self._is(1, "to"):
@@ -182,7 +188,13 @@ class _Cutter:
                 return
             self._cut(word)
             return
-        if word.tag == "NOUN" and not self.found and self.at == 0 and len(self.words) > 1 and "VERB" in _could_be(word.text):
+        if (
+            word.tag == "NOUN"
+            and not self.found
+            and self.at == 0
+            and len(self.words) > 1
+            and "VERB" in _could_be(word.text)
+        ):
             self._cut(word)
             return
         self._take(word)
@@ -190,7 +202,9 @@ class _Cutter:
     def _copula(self, word: Word) -> None:
         """`is walking` is a walk; `is pushed` stays passive; `is down on the knees` and `is in a stance` keep their `is`."""
         ahead = 1
-        while (follower := self._word(ahead)) is not None and (follower.tag in ("ADV", "PART") or follower.text in ("being", "been")):
+        while (follower := self._word(ahead)) is not None and (
+            follower.tag in ("ADV", "PART") or follower.text in ("being", "been")
+        ):
             ahead += 1
         if word.text in ("is", "was", "are", "were", "be", "being", "been") and follower is not None:
             if follower.past and follower.lemma not in ("crouch", "hunch") and not follower.text.endswith("ing"):
@@ -252,13 +266,41 @@ class _Cutter:
     def _separator(self) -> bool:
         """A mark or a conjunction: does another motion follow? Then the clause ends here."""
         word = self.words[self.at]
-        joins = word.tag in ("PUNCT", "CCONJ") or word.text in ("then", "while", "whilst", "before", "after", "as", "until", "when", "to", "where")
+        joins = word.tag in ("PUNCT", "CCONJ") or word.text in (
+            "then",
+            "while",
+            "whilst",
+            "before",
+            "after",
+            "as",
+            "until",
+            "when",
+            "to",
+            "where",
+        )
         if not joins or word.text in ("to", "where"):
             return False
         place = self.at
         while place < len(self.words) and (
             self.words[place].tag in ("PUNCT", "CCONJ")
-            or (self.words[place].text == "that" and self.words[place - 1].text == "after") or self.words[place].text in ("then", "while", "whilst", "before", "after", "as", "also", "finally", "next", "when", "afterwards", "until", "eventually", "proceeds")
+            or (self.words[place].text == "that" and self.words[place - 1].text == "after")
+            or self.words[place].text
+            in (
+                "then",
+                "while",
+                "whilst",
+                "before",
+                "after",
+                "as",
+                "also",
+                "finally",
+                "next",
+                "when",
+                "afterwards",
+                "until",
+                "eventually",
+                "proceeds",
+            )
             and self.words[place].text not in _SIMILE
         ):
             place += 1
@@ -305,13 +347,20 @@ class _Cutter:
         if self.simile and not (verb.third or "then" in joiner):
             return False
         if verb.ing:
-            return not (verb.lemma in _MANNER and not ({"and", "then", "while", "before", "after"} & joiner)) and not (verb.lemma in ("be", "try", "use"))
+            return not (verb.lemma in _MANNER and not ({"and", "then", "while", "before", "after"} & joiner)) and not (
+                verb.lemma in ("be", "try", "use")
+            )
         if verb.third:
             return True
         if verb.past:
-            return "then" in joiner or self._told_in_past()
-        # A base form: imperative captions and `walk forward and wave`.
-        return self._told_in_base() or "to" in joiner or self._infinitive()
+            return "then" in joiner or self._told_in_past() or self._has_object(verb)
+        # A base form: imperative captions, `walk forward and wave`, and slips of the pen.
+        return self._told_in_base() or "then" in joiner or self._infinitive()
+
+    def _has_object(self, verb: Word) -> bool:
+        """`and moved it`, `and raised his arm`: no participle that describes something."""
+        place = next(n for n, w in enumerate(self.words) if w is verb) + 1
+        return place < len(self.words) and self.words[place].text in ("it", "his", "her", "their", "the", "a", "both", "them")
 
     def _told_in_past(self) -> bool:
         return any(w.past and w.lemma == c.verb for c in self.found for w in self.words)
@@ -321,13 +370,17 @@ class _Cutter:
         return first is not None and any(w.tag in ("VERB", "NOUN") and w.text == first.verb for w in self.words)
 
     def _infinitive(self) -> bool:
-        return any(w.text == "to" for w in self.words[: self.at]) and self.current is not None and any(
-            w.tag == "VERB" and w.text == self.current.verb for w in self.words[: self.at]
+        return (
+            any(w.text == "to" for w in self.words[: self.at])
+            and self.current is not None
+            and any(w.tag == "VERB" and w.text == self.current.verb for w in self.words[: self.at])
         )
 
     def _verb_at(self, place: int) -> int | None:
         """Where the verb of a clause that starts here stands, past adverbs, auxiliaries and phase verbs."""
-        while place < len(self.words) and (self.words[place].tag in ("ADV",) or self.words[place].text in ("then", "also", ",")):
+        while place < len(self.words) and (
+            self.words[place].tag in ("ADV",) or self.words[place].text in ("then", "also", ",")
+        ):
             place += 1
         if place < len(self.words) and self.words[place].tag in ("VERB", "AUX"):
             return place
@@ -338,7 +391,11 @@ class _Cutter:
         start = place
         while start < len(self.words) and self.words[start].tag in ("DET", "ADJ", "NUM") and start - place < 3:
             start += 1
-        if start < len(self.words) and self.words[start].text in PERFORMERS and (start > place or self.words[start].tag in ("PRON", "NOUN")):
+        if (
+            start < len(self.words)
+            and self.words[start].text in PERFORMERS
+            and (start > place or self.words[start].tag in ("PRON", "NOUN"))
+        ):
             follower = start + 1
             while follower < len(self.words) and self.words[follower].tag == "ADV":
                 follower += 1
@@ -410,7 +467,13 @@ class _Cutter:
             self.at = place
             return True
         end = self._limb_at(place)
-        side = place + 1 if word.tag == "DET" and place + 1 < len(self.words) and self.words[place + 1].text in ("left", "right", "other") else None
+        side = (
+            place + 1
+            if word.tag == "DET"
+            and place + 1 < len(self.words)
+            and self.words[place + 1].text in ("left", "right", "other")
+            else None
+        )
         if end is not None or side is not None:
             self._open(Clause(self.subject, last.verb))
             self.at = place
@@ -439,7 +502,23 @@ class _Cutter:
             return False
         if not clause.after:
             return False if clause.verb in _STATES or clause.verb in ("go", "be", "keep", "stop", "start") else True
-        if before.tag in ("DET", "ADJ", "PART", "NUM", "AUX") or before.text in ("of", "in", "by", "for", "from", "at", "into", "like", "on", "without", "the", "about", "is", "are", "or"):
+        if before.tag in ("DET", "ADJ", "PART", "NUM", "AUX") or before.text in (
+            "of",
+            "in",
+            "by",
+            "for",
+            "from",
+            "at",
+            "into",
+            "like",
+            "on",
+            "without",
+            "the",
+            "about",
+            "is",
+            "are",
+            "or",
+        ):
             return before.text == "by" and word.lemma not in ("do",)
         if before.tag == "VERB":
             return False
@@ -454,7 +533,11 @@ class _Cutter:
         if clause is None or follower is None or follower.tag != "VERB" or follower.text != follower.lemma:
             return False
         before = self._word(-1)
-        if before is None or (before.tag == "VERB" and before.lemma in _PHASES) or before.text in ("about", "ready", "order", "as", "going", "try", "trying", "has", "have"):
+        if (
+            before is None
+            or (before.tag == "VERB" and before.lemma in _PHASES)
+            or before.text in ("about", "ready", "order", "as", "going", "try", "trying", "has", "have")
+        ):
             return False
         if clause.verb in ("use", "try", "appear", "seem", "want", "continue", "have", "need", "prepare"):
             return False
@@ -463,24 +546,44 @@ class _Cutter:
     def _begins_simile(self, word: Word) -> bool:
         if word.text in ("like", "similar", "imitating", "resembling", "pretending", "mimicking", "pantomiming"):
             return self.current is not None
-        return word.text == "as" and (self._is(1, "if", "though", "well") is True and not self._is(1, "well")) and self.current is not None
+        return (
+            word.text == "as"
+            and (self._is(1, "if", "though", "well") is True and not self._is(1, "well"))
+            and self.current is not None
+        )
 
     def _missing_separator(self, word: Word) -> bool:
         """`walks forward squats down`: two finite verbs without a joint."""
         clause = self.current
         assert clause is not None
         before = self._word(-1)
-        if before is None or before.text in ("that", "which", "what", "where", "who", "it", "someone", "something", "they", "he", "she"):
+        if before is None or before.text in (
+            "that",
+            "which",
+            "what",
+            "where",
+            "who",
+            "it",
+            "someone",
+            "something",
+            "they",
+            "he",
+            "she",
+        ):
             return False
         if any(w.text in ("that", "which", "what", "where", "who") for w in clause.after):
             return False
-        return before.tag in ("ADV", "NOUN", "ADP") and word.lemma in FINITE_ALWAYS and before.text not in ("with", "of")
+        return (
+            before.tag in ("ADV", "NOUN", "ADP") and word.lemma in FINITE_ALWAYS and before.text not in ("with", "of")
+        )
 
     # -- the start
 
     def _first_subject(self, place: int) -> int:
         """Past the performer at the start, which becomes the subject; a caption without one keeps `a person`."""
-        while place < len(self.words) and (self.words[place].text in ("then", "and", "so", "next") or self.words[place].tag == "PUNCT"):
+        while place < len(self.words) and (
+            self.words[place].text in ("then", "and", "so", "next") or self.words[place].tag == "PUNCT"
+        ):
             place += 1
         start = place
         while start < len(self.words) and self.words[start].tag in ("DET", "ADJ", "NUM", "VERB") and start - place < 3:

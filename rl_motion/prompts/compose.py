@@ -122,7 +122,9 @@ def _owned(words: list[Word]) -> list[str]:
         while start and words[start - 1].tag == "ADJ":
             start -= 1
         before = words[start - 1] if start else None
-        bare = before is not None and (before.tag == "VERB" or before.text in ("on", "to", "over", "above", "in", "behind", "at"))
+        bare = before is not None and (
+            before.tag == "VERB" or before.text in ("on", "to", "over", "above", "in", "behind", "at")
+        )
         if word.text in LIMBS and word.tag == "NOUN" and bare and word.text not in ("body", "toe", "toes", "heel"):
             out.insert(len(out) - (place - start), "their")
         out.append(_theirs(word))
@@ -142,4 +144,8 @@ def _agreeing(text: str, possessive: str) -> str:
         return text
     text = re.sub(r"\btheir\b", possessive, text)
     text = re.sub(r"\bthemselves\b", _REFLEXIVE[possessive], text)
-    return re.sub(r"\b(in front of|behind|beside|around|above|below|under|with) them\b", rf"\1 {'him' if possessive == 'his' else 'her'}", text)
+    return re.sub(
+        r"\b(in front of|behind|beside|around|above|below|under|with) them\b",
+        rf"\1 {'him' if possessive == 'his' else 'her'}",
+        text,
+    )

@@ -61,8 +61,12 @@ COUNTED = _words(
     "twist lean reach touch stretch crouch bend rotate flap shake point shrug jab slap tilt strike curl"
 )
 """What can be done twice."""
-SPEED_OK = TRAVEL | TURNS | JUMPS - {"jump", "leap"} | COUNTED - {"nod", "shrug"} | _words(
-    "crawl kneel sit stand rise lower wipe stir rub scratch wash pour extend cross pick put place push pull"
+SPEED_OK = (
+    TRAVEL
+    | TURNS
+    | JUMPS - {"jump", "leap"}
+    | COUNTED - {"nod", "shrug"}
+    | _words("crawl kneel sit stand rise lower wipe stir rub scratch wash pour extend cross pick put place push pull")
 )
 LIMBS = {
     "arm": "arm", "arms": "arm", "hand": "arm", "hands": "arm", "elbow": "arm", "elbows": "arm", "wrist": "arm",
@@ -78,7 +82,9 @@ OTHERS = _words(
     "man person persons others group team teacher pet cat horse they he she"
 )
 """Other bodies: what needs them is no motion of one person."""
-NO_ANTECEDENT = _words("it this these those that they he she one other another same there such which what who whom where when so back again this also still")
+NO_ANTECEDENT = _words(
+    "it this these those that they he she one other another same there such which what who whom where when so back again this also still"
+)
 """Words that point back to what a meta-motion alone no longer says."""
 NEEDS_OBJECT = _words(
     "raise lower lift throw catch hold grab pick put place push pull touch open close bring carry lay set swat hit press "

@@ -25,10 +25,11 @@ _SHARES: dict[Operation, float] = {
     "sequence": 0.3, "simultaneous": 0.28, "side": 0.12, "repeat": 0.07, "speed": 0.08, "direction": 0.07, "style": 0.08,
 }  # fmt: skip
 """How the operations share the orders, as long as each finds meta-motions that it fits."""
+_PAIRS: frozenset[Operation] = frozenset({"sequence", "simultaneous"})
 _TRIES = 40
 """Draws of meta-motions for an operation before another one has its turn."""
 _RECURRING = 1_500
-"""Where so many meta-motions occur in three captions at least, or in two, the rarer ones are left out: mostly slips."""
+"""Where so many meta-motions recur (in three captions to be paired, in two to be changed), the others are left out: mostly slips."""
 _PATIENCE = 50
 """Tries in vain per meta-motion after which the stream ends."""
 _IN_TURN = 0.6
@@ -38,7 +39,13 @@ _CHANGE_FRAMES = 20
 """And at least so much more than the longer one: a second."""
 _TIMES = ("twice", "three times", "two times")
 _SPEEDS = ("slowly", "quickly", "at a slow pace", "at a fast pace")
-_FREE_ARMS = ("with the arms spread", "with the hands on the hips", "with arms akimbo", "with crossed arms", "with both arms raised")
+_FREE_ARMS = (
+    "with the arms spread",
+    "with the hands on the hips",
+    "with arms akimbo",
+    "with crossed arms",
+    "with both arms raised",
+)
 _FREE_LEGS = ("with bent knees", "in a low stance", "while standing still")
 _FREE_HEAD = ("looking down", "looking up", "with the head down", "with the head up")
 
@@ -73,20 +80,20 @@ def orders(metas: Sequence[Meta], seed: int, max_frames: int, fps: float) -> Ite
         max_frames: of a prompt; what would take longer is not ordered.
         fps: frames per second of the lengths.
     """
-    pool = _recurring(sorted(metas, key=lambda meta: meta.id))
-    if not pool:
+    ordered = sorted(metas, key=lambda meta: meta.id)
+    if not ordered:
         return
     rng = Random(f"{seed}/{fps}")
-    weights = list(accumulate(min(len(meta.sources), 8) ** 0.5 for meta in pool))
+    paired, changed = _Draw(_recurring(ordered, 3), rng), _Draw(_recurring(ordered, 2), rng)
     names, shares = list(_SHARES), list(_SHARES.values())
     asked: set[tuple[str, ...]] = set()
     per_pair: Counter[tuple[str, ...]] = Counter()
     vain = 0
-    while vain < _PATIENCE * len(pool):
+    while vain < _PATIENCE * len(ordered):
         operation = rng.choices(names, shares)[0]
         for _ in range(_TRIES):
             vain += 1
-            first, second = rng.choices(pool, cum_weights=weights, k=2)
+            first, second = (paired if operation in _PAIRS else changed).two()
             order = _try(operation, first, second, rng)
             if order is None or order.frames > max_frames:
                 continue
@@ -101,12 +108,20 @@ def orders(metas: Sequence[Meta], seed: int, max_frames: int, fps: float) -> Ite
             break
 
 
-def _recurring(metas: list[Meta]) -> list[Meta]:
-    for least in (3, 2):
-        often = [meta for meta in metas if len(meta.sources) >= least]
-        if len(often) >= _RECURRING:
-            return often
-    return metas
+def _recurring(metas: list[Meta], least: int) -> list[Meta]:
+    often = [meta for meta in metas if len(meta.sources) >= least]
+    return often if len(often) >= _RECURRING else metas
+
+
+class _Draw:
+    """Draws meta-motions, frequent ones more often."""
+
+    def __init__(self, metas: list[Meta], rng: Random) -> None:
+        self._metas, self._rng = metas, rng
+        self._weights = list(accumulate(min(len(meta.sources), 8) ** 0.5 for meta in metas))
+
+    def two(self) -> list[Meta]:
+        return self._rng.choices(self._metas, cum_weights=self._weights, k=2)
 
 
 def _try(operation: Operation, first: Meta, second: Meta, rng: Random) -> Order | None:
@@ -120,7 +135,9 @@ def _try(operation: Operation, first: Meta, second: Meta, rng: Random) -> Order 
     if not details:
         return None
     question = Compose(operation=operation, meta_motions=(first.text,), detail=rng.choice(details))
-    longer = {"twice": 1.6, "two times": 1.6, "three times": 2.2, "slowly": 1.3, "at a slow pace": 1.3}.get(question.detail, 1.0)
+    longer = {"twice": 1.6, "two times": 1.6, "three times": 2.2, "slowly": 1.3, "at a slow pace": 1.3}.get(
+        question.detail, 1.0
+    )
     return Order(question, (first,), round(first.frames * longer), _difficulty((first,), operation))
 
 
@@ -163,7 +180,9 @@ def _swaps(facts: Facts, names: tuple[str, ...]) -> list[str]:
     return [
         f"{a} to {b}"
         for a, b in SWAPS
-        if a in names and (words & {a, f"{a}s"}) != (words & {b, f"{b}s"}) and len(words & {a, b, f"{a}s", f"{b}s"}) == 1
+        if a in names
+        and (words & {a, f"{a}s"}) != (words & {b, f"{b}s"})
+        and len(words & {a, b, f"{a}s", f"{b}s"}) == 1
     ]
 
 
@@ -190,7 +209,11 @@ def _directions(facts: Facts) -> list[str]:
     if facts.verb in ("turn", "sidestep", "lean") and len(facts.phrase.split()) <= 2:
         return ["to the left", "to the right"]
     circles = "circle" in facts.phrase.split() and facts.travels
-    return ["clockwise", "counterclockwise"] if circles or (facts.verb in TURNS - {"turn", "twist"} and facts.uses & {"root"}) else []
+    return (
+        ["clockwise", "counterclockwise"]
+        if circles or (facts.verb in TURNS - {"turn", "twist"} and facts.uses & {"root"})
+        else []
+    )
 
 
 def _styles(facts: Facts) -> list[str]:
@@ -206,13 +229,16 @@ def _styles(facts: Facts) -> list[str]:
     return found
 
 
+def _speeds(facts: Facts) -> bool:
+    """Whether it can be done slowly or fast and does not say so yet; standing about cannot."""
+    said = facts.speed or facts.style or facts.counted or "pace" in facts.phrase or "speed" in facts.phrase
+    state = facts.verb in ("stand", "sit", "kneel") and facts.before == facts.after
+    return facts.verb in SPEED_OK and not said and not state
+
+
 _DETAILS = {
     "repeat": lambda facts: list(_TIMES) if counts(facts) and not facts.speed else [],
-    "speed": lambda facts: [
-        detail for detail in _SPEEDS
-        if facts.verb in SPEED_OK and not facts.speed and not facts.style and not facts.counted
-        and ("pace" not in detail or facts.travels)
-    ],
+    "speed": lambda facts: [d for d in _SPEEDS if _speeds(facts) and ("pace" not in d or facts.travels)],
     "side": _sides,
     "direction": _directions,
     "style": _styles,

@@ -14,7 +14,13 @@ from rl_motion.prompts.clauses import decompose
 from rl_motion.prompts.lexicon import ARMS, LEGS
 from rl_motion.prompts.reading import Facts, meaning, read_meta
 
-_OPPOSITES = (("slowly", "quickly"), ("slowly", "fast"), ("slow", "fast"), ("clockwise", "counterclockwise"), ("twice", "once"))
+_OPPOSITES = (
+    ("slowly", "quickly"),
+    ("slowly", "fast"),
+    ("slow", "fast"),
+    ("clockwise", "counterclockwise"),
+    ("twice", "once"),
+)
 _AT_ONCE = re.compile(r"^while | while | at the same time|simultaneously")
 
 

@@ -31,6 +31,7 @@ from rl_motion.prompts.lexicon import (
 )
 from rl_motion.prompts.words import Word, dictionary, inflect, parse
 
+_OPEN_ENDED = frozenset("with of from at for their towards to into by".split())
 _NEVER_LIMBS = frozenset("eat pick drink climb dig pour play catch dribble juggle conduct write type step walk".split())
 """What is done to things only: `picks his left hand` lost its preposition."""
 MAX_WORDS = 15
@@ -95,18 +96,29 @@ def _unusable(text: str, words: list[Word], rest: list[Word], head: int) -> str:
     after = rest[head + 1 :]
     if any(w.third or (w.tag == "AUX") for w in after) or rest[head].text != inflect(rest[head].lemma, "VBZ"):
         return "not one clause"
-    if any(w.text in ("while", "as", "before", "after", "then", "until", "if", "because", "though", "like", "to") and w.tag in ("SCONJ", "PART") for w in after):
+    if any(
+        w.text in ("while", "as", "before", "after", "then", "until", "if", "because", "though", "like", "to")
+        and w.tag in ("SCONJ", "PART")
+        for w in after
+    ):
         return "not one clause"
     if any(w.ing for w in after) and not _performs(rest[head], after):
         return "not one clause"
     if any(w.tag == "VERB" and w.text == w.lemma for w in after):
         return "not one clause"
-    lost = [w for w in rest if (w.text in NO_ANTECEDENT or w.text in ("them", "him", "themself") or (w.text == "her" and w.tag == "PRON")) and not _harmless(w, rest)]
+    lost = [
+        w
+        for w in rest
+        if (w.text in NO_ANTECEDENT or w.text in ("them", "him", "themself") or (w.text == "her" and w.tag == "PRON"))
+        and not _harmless(w, rest)
+    ]
     if lost:
         return "points back"
     if any(w.text in OTHERS for w in after):
         return "another body"
-    if after and after[-1].tag in ("DET", "CCONJ", "AUX", "PART") or after and after[-1].text in ("with", "of", "from", "at", "for", "their", "towards", "to", "into", "by"):
+    if any(w.text in ("after", "before") for w in after):
+        return "not one clause"
+    if after and _cut_short(after):
         return "cut short"
     if rest[head].lemma in _NEVER_LIMBS and next((w for w in after if w.tag == "NOUN"), rest[head]).text in LIMBS:
         return "does to a limb what is done to things"
@@ -115,6 +127,14 @@ def _unusable(text: str, words: list[Word], rest: list[Word], head: int) -> str:
     if not _verb_known(rest[head], after):
         return "unknown motion"
     return "" if _complete(rest[head], after) else "says not what is moved"
+
+
+def _cut_short(after: list[Word]) -> bool:
+    """Whether something must follow the last word: `with their`, `reaches their right`."""
+    last, before = after[-1], after[-2].text if len(after) > 1 else ""
+    if last.text in ("left", "right"):
+        return before in ("their", "his", "her", "with", "both", "and") or len(after) > 1 and after[-2].tag == "ADJ"
+    return last.tag in ("DET", "CCONJ", "AUX", "PART") or last.text in _OPEN_ENDED
 
 
 def _complete(verb: Word, after: list[Word]) -> bool:
@@ -138,7 +158,10 @@ def _harmless(word: Word, rest: list[Word]) -> bool:
     if word.text == "other":
         return before == "each"
     if word.text == "one":
-        return follower in ("leg", "foot", "arm", "hand", "knee", "side", "step", "time", "full", "turn", "another") or word.tag == "NUM"
+        return (
+            follower in ("leg", "foot", "arm", "hand", "knee", "side", "step", "time", "full", "turn", "another")
+            or word.tag == "NUM"
+        )
     return False
 
 
@@ -147,16 +170,24 @@ def _known(word: str) -> bool:
 
 
 def _performs(verb: Word, after: list[Word]) -> bool:
-    return verb.lemma in ("do", "perform", "make", "take", "throw", "start", "go") or any(w.text in ("jack", "jacks", "walking", "boxing", "starting", "standing") for w in after)
+    return verb.lemma in ("do", "perform", "make", "take", "throw", "start", "go") or any(
+        w.text in ("jack", "jacks", "walking", "boxing", "starting", "standing") for w in after
+    )
 
 
 def _verb_known(verb: Word, after: list[Word]) -> bool:
     lemma = verb.lemma
     if lemma in ("do", "perform", "take", "make", "throw", "execute", "complete", "practice"):
-        return bool({w.lemma for w in after} & PERFORMED or {w.text for w in after} & PERFORMED) or (lemma == "throw" or (lemma == "take" and "seat" in {w.text for w in after}))
+        return bool({w.lemma for w in after} & PERFORMED or {w.text for w in after} & PERFORMED) or (
+            lemma == "throw" or (lemma == "take" and "seat" in {w.text for w in after})
+        )
     if lemma in ("move", "go"):
         return bool(after)
-    return lemma in TRAVEL | JUMPS | TURNS | LEG_VERBS | ARM_VERBS | HEAD_VERBS | TORSO_VERBS or lemma in POSTURES or lemma in ("stand", "get", "do")
+    return (
+        lemma in TRAVEL | JUMPS | TURNS | LEG_VERBS | ARM_VERBS | HEAD_VERBS | TORSO_VERBS
+        or lemma in POSTURES
+        or lemma in ("stand", "get", "do")
+    )
 
 
 def _subject_length(words: list[Word]) -> int:
@@ -170,18 +201,41 @@ def _facts(rest: list[Word], head: int) -> Facts:
     verb, after = rest[head], rest[head + 1 :]
     lemma = verb.lemma
     named = _limbs(after)
-    performed = next((w.lemma for w in after if w.lemma in PERFORMED or w.text in PERFORMED), "") if lemma in ("do", "perform", "take", "make", "execute", "complete", "practice") or _strikes(lemma, after) else ""
+    performed = (
+        next((w.lemma for w in after if w.lemma in PERFORMED or w.text in PERFORMED), "")
+        if lemma in ("do", "perform", "take", "make", "execute", "complete", "practice") or _strikes(lemma, after)
+        else ""
+    )
     core = performed or lemma
     texts = {w.text for w in rest}
     before, held = _posture(core, texts, after)
     uses, travels = _busy(core, texts, named, after)
     speed = next((name for name, words in SPEEDS.items() if texts & words), "")
-    counted = bool(texts & {"once", "twice", "thrice", "times", "time", "repeatedly", "continuously"}) or any(w.tag == "NUM" for w in rest) or bool(texts & {"several", "few", "couple", "some", "multiple", "two", "many"})
+    counted = (
+        bool(texts & {"once", "twice", "thrice", "times", "time", "repeatedly", "continuously"})
+        or any(w.tag == "NUM" for w in rest)
+        or bool(texts & {"several", "few", "couple", "some", "multiple", "two", "many"})
+    )
     side = "left" if "left" in texts else "right" if "right" in texts else ""
-    direction = next((d for d in ("forward", "backward", "clockwise", "counterclockwise", "anticlockwise", "sideways") if texts & {d, d + "s"}), "")
-    limb = "arm" if uses & ARMS and not uses & (LEGS - named) else "leg" if core in LEG_VERBS - {"balance"} or (named and named <= LEGS) else ""
+    direction = next(
+        (
+            d
+            for d in ("forward", "backward", "clockwise", "counterclockwise", "anticlockwise", "sideways")
+            if texts & {d, d + "s"}
+        ),
+        "",
+    )
+    limb = (
+        "arm"
+        if uses & ARMS and not uses & (LEGS - named)
+        else "leg"
+        if core in LEG_VERBS - {"balance"} or (named and named <= LEGS)
+        else ""
+    )
     phrase = " ".join(_their(w) for w in rest)
-    style = bool(texts & {"with", "like", "without"} and (named or "like" in texts)) or any(w.tag == "ADV" and w.text.endswith("ly") and not speed for w in rest)
+    style = bool(texts & {"with", "like", "without"} and (named or "like" in texts)) or any(
+        w.tag == "ADV" and w.text.endswith("ly") and not speed for w in rest
+    )
     return Facts(core, phrase, uses, travels, before, held, limb, side, direction, speed, style, counted)
 
 
@@ -196,7 +250,9 @@ def _their(word: Word) -> str:
         return "their"
     if word.text in ("him", "her") and word.tag == "PRON":
         return "them"
-    return {"himself": "themselves", "herself": "themselves", "itself": "themselves", "themself": "themselves"}.get(word.text, word.text)
+    return {"himself": "themselves", "herself": "themselves", "itself": "themselves", "themself": "themselves"}.get(
+        word.text, word.text
+    )
 
 
 def _limbs(after: list[Word]) -> frozenset[str]:
@@ -208,7 +264,13 @@ def _limbs(after: list[Word]) -> frozenset[str]:
             continue
         near = {w.text for w in after[max(0, place - 3) : place]}
         if part in ("arm", "leg"):
-            sides = ["left"] if "left" in near and "right" not in near else ["right"] if "right" in near and "left" not in near else ["left", "right"]
+            sides = (
+                ["left"]
+                if "left" in near and "right" not in near
+                else ["right"]
+                if "right" in near and "left" not in near
+                else ["left", "right"]
+            )
             found |= {f"{side}_{part}" for side in sides}
         else:
             found.add(part)
@@ -223,14 +285,39 @@ def _posture(core: str, texts: set[str], after: list[Word]) -> tuple[str, str]:
     if core in POSTURES:
         return POSTURES[core]
     if core in TRAVEL | JUMPS | LEG_VERBS | TORSO_VERBS | PERFORMED or (core in TURNS and not _limbs(after)):
-        return ("kneel", "kneel") if texts & {"knees", "fours"} and texts & {"on"} and core in TRAVEL else ("stand", "stand")
+        return (
+            ("kneel", "kneel")
+            if texts & {"knees", "fours"} and texts & {"on"} and core in TRAVEL
+            else ("stand", "stand")
+        )
     return "any", "any"
 
 
 def _busy(core: str, texts: set[str], named: frozenset[str], after: list[Word]) -> tuple[frozenset[str], bool]:  # noqa: PLR0911
     """Parts of the body that are busy, and whether the motion goes somewhere."""
     object_first = bool(after) and after[0].tag in ("DET", "NOUN", "NUM") and bool(named)
-    if core in ("jack", "cartwheel", "handstand", "pushup", "somersault", "backflip", "flip", "burpee", "situp", "roll", "dance", "waltz", "salsa", "jig", "exercise", "crawl", "swim", "climb", "fall", "lie"):
+    if core in (
+        "jack",
+        "cartwheel",
+        "handstand",
+        "pushup",
+        "somersault",
+        "backflip",
+        "flip",
+        "burpee",
+        "situp",
+        "roll",
+        "dance",
+        "waltz",
+        "salsa",
+        "jig",
+        "exercise",
+        "crawl",
+        "swim",
+        "climb",
+        "fall",
+        "lie",
+    ):
         return WHOLE, core in ("crawl", "climb", "dance", "waltz", "salsa", "roll", "swim")
     if core in ("move", "circle", "sway", "back") and object_first:
         return named, False
@@ -239,7 +326,11 @@ def _busy(core: str, texts: set[str], named: frozenset[str], after: list[Word]) 
     if core in JUMPS or core in POSTURES or core in ("stand", "get", "squat", "step", "march"):
         return LEGS | {"root", "torso"} | named, False
     if core in TURNS:
-        return (named, False) if named & (ARMS | LEGS | {"head"}) and object_first else (LEGS | {"root", "torso"} | named, False)
+        return (
+            (named, False)
+            if named & (ARMS | LEGS | {"head"}) and object_first
+            else (LEGS | {"root", "torso"} | named, False)
+        )
     if core in HEAD_VERBS or (core in ("shake", "tilt", "turn") and "head" in texts):
         return frozenset({"head"}), False
     if core in LEG_VERBS:
@@ -279,7 +370,9 @@ def meaning(text: str) -> str:
 
     Order within a motion counts only among directions (`left to right`). Motions at the same time are sorted.
     """
-    return ("|" if _simultaneous(text) else ">").join(_order(text, [_clause_key(clause) for clause in decompose(text) or [text]]))
+    return ("|" if _simultaneous(text) else ">").join(
+        _order(text, [_clause_key(clause) for clause in decompose(text) or [text]])
+    )
 
 
 def _order(text: str, keys: list[str]) -> list[str]:
@@ -293,7 +386,10 @@ def _order(text: str, keys: list[str]) -> list[str]:
 
 def _simultaneous(text: str) -> bool:
     padded = f" {text.lower()} "
-    return any(mark in padded for mark in (" while ", " at the same time", " simultaneously", " as they ", " as he ", " as she "))
+    return any(
+        mark in padded
+        for mark in (" while ", " at the same time", " simultaneously", " as they ", " as he ", " as she ")
+    )
 
 
 def _clause_key(clause: str) -> str:
@@ -306,10 +402,17 @@ def _clause_key(clause: str) -> str:
     if verb in ("kick", "raise", "swing"):
         canonical = ["leg" if c == "foot" else c for c in canonical]
     ordered = [c for c in canonical if c in _KEEP_ORDER]
-    rest = sorted({c for c in canonical if c not in _EMPTY and c not in _KEEP_ORDER and c != verb and c not in ("same",)})
+    rest = sorted(
+        {c for c in canonical if c not in _EMPTY and c not in _KEEP_ORDER and c != verb and c not in ("same",)}
+    )
     return " ".join([verb, *rest, *ordered])
 
 
 def counts(facts: Facts) -> bool:
     """Whether it can be done a number of times that is not said yet."""
-    return facts.verb in COUNTED and not facts.counted and facts.before == facts.after or (facts.verb == "squat" and not facts.counted)
+    return (
+        facts.verb in COUNTED
+        and not facts.counted
+        and facts.before == facts.after
+        or (facts.verb == "squat" and not facts.counted)
+    )

@@ -101,8 +101,12 @@ _SUBJECTS = set(
 _CONJ_BEFORE = {"then", "also", "still", "slowly", "quickly"}
 _ING_NOUNS = {"ceiling", "building", "railing", "handrailing", "thing", "king", "ring", "wing", "string", "morning",
               "evening", "clothing", "something", "anything", "nothing", "everything", "bring", "sling", "during"}  # fmt: skip
-_TAKES_TO = set("start starts begin begins try tries appear appears seem seems continue continues attempt want need about".split())
-_PLACE_VERBS = set("turn face look step lean go move twist jump walk shift sway hop bend pivot veer swing side shuffle kick punch rotate head run jog slide skip strafe glance reach point spin angle".split())
+_TAKES_TO = set(
+    "start starts begin begins try tries appear appears seem seems continue continues attempt want need about".split()
+)
+_PLACE_VERBS = set(
+    "turn face look step lean go move twist jump walk shift sway hop bend pivot veer swing side shuffle kick punch rotate head run jog slide skip strafe glance reach point spin angle".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,17 +268,40 @@ def _tag(words: Sequence[str], tags: Sequence[str], i: int) -> str:
 def _special(word: str, before: str, tag_before: str, after: str, tags: Sequence[str]) -> str:  # noqa: C901, PLR0911, PLR0912
     """Words whose tag depends on their neighbours and that are no open class."""
     if word == "to":
-        base = dictionary(after).get("VERB") == after and after not in _NOUNS - {"face", "kick", "punch", "dance", "squat", "box", "exercise", "step", "drink", "swing", "lunge", "balance", "place", "circle"}
+        base = dictionary(after).get("VERB") == after and after not in _NOUNS - {
+            "face",
+            "kick",
+            "punch",
+            "dance",
+            "squat",
+            "box",
+            "exercise",
+            "step",
+            "drink",
+            "swing",
+            "lunge",
+            "balance",
+            "place",
+            "circle",
+        }
         return "PART" if base and _CLOSED.get(after) is None else "ADP"
     if word in ("up", "down", "off", "out", "over"):
         return "ADP"
     if word in ("around", "across", "along", "through", "by", "past"):
-        noun_follows = bool(after) and (_CLOSED.get(after) in ("DET", "NUM", "PRON") or "NOUN" in dictionary(after)) and after not in ("and", "then")
+        noun_follows = (
+            bool(after)
+            and (_CLOSED.get(after) in ("DET", "NUM", "PRON") or "NOUN" in dictionary(after))
+            and after not in ("and", "then")
+        )
         return "ADP" if noun_follows or word == "by" else "ADV"
     if word == "back":
         return "NOUN" if tag_before == "DET" or before in ("lower", "upper") else "ADV"
     if word == "as":
-        return "SCONJ" if after in ("if", "though", "he", "she", "they", "it", "a", "the", "their", "his", "her") else "ADP"
+        return (
+            "SCONJ"
+            if after in ("if", "though", "he", "she", "they", "it", "a", "the", "their", "his", "her")
+            else "ADP"
+        )
     if word in ("clockwise", "counterclockwise", "anticlockwise"):
         return "ADJ" if _noun_like(after) else "ADV"
     if word == "like":
@@ -285,14 +312,24 @@ def _special(word: str, before: str, tag_before: str, after: str, tags: Sequence
         return "PRON"
     if word == "her" and (not after or not after[0].isalnum() or after in _CLOSED):
         return "PRON"
-    if word in ("motion", "while") and (tag_before in ("ADJ", "ADV") or before in ("a", "for")) and before not in _CONJ_BEFORE:
+    if (
+        word in ("motion", "while")
+        and (tag_before in ("ADJ", "ADV") or before in ("a", "for"))
+        and before not in _CONJ_BEFORE
+    ):
         return "NOUN" if word == "motion" or before in ("a", "for") else ""
     if word == "that":
         return "DET" if dictionary(after) and "NOUN" in dictionary(after) and tag_before != "NOUN" else "SCONJ"
     if word in ("so", "right") and after == "then":
         return "ADV"
     if word in ("left", "right"):
-        if after and after[0].isalpha() and "NOUN" in dictionary(after) and after not in ("then", "while", "back", "forward", "clockwise", "up", "and", "to", "left", "right") and not (after in _VERBISH_S and after not in _NOUNS):
+        if (
+            after
+            and after[0].isalpha()
+            and "NOUN" in dictionary(after)
+            and after not in ("then", "while", "back", "forward", "clockwise", "up", "and", "to", "left", "right")
+            and not (after in _VERBISH_S and after not in _NOUNS)
+        ):
             return "ADJ"
         return "NOUN" if tag_before in ("DET", "ADP") else "ADV"
     if word in ("has", "have", "had", "having"):
@@ -326,7 +363,14 @@ def _by_ending(word: str) -> str:
 
 
 def _ambiguous(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917 - one rule a line
-    word: str, found: dict[str, str], before: str, tag_before: str, after: str, tags: Sequence[str], words: Sequence[str], i: int
+    word: str,
+    found: dict[str, str],
+    before: str,
+    tag_before: str,
+    after: str,
+    tags: Sequence[str],
+    words: Sequence[str],
+    i: int,
 ) -> str:
     noun_after = _noun_like(after)
     if word.endswith("ing") and "VERB" in found and word not in _ING_NOUNS:
@@ -335,6 +379,8 @@ def _ambiguous(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917 - one rule a l
         return "VERB"
     verb = "VERB" in found
     if word in _ADJ_FIRST and "ADJ" in found:
+        if tag_before == "NUM" or (tag_before == "DET" and after in _VERBISH_S):
+            return "ADJ"
         if noun_after and word not in ("open", "lower", "still"):
             return "ADJ"
         if word in ("open", "lower", "still") and tag_before == "DET":
@@ -351,9 +397,21 @@ def _ambiguous(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917 - one rule a l
         return "VERB"
     third = verb and word.endswith("s") and found["VERB"] != word
     if third and tag_before in ("DET", "NUM", "ADJ") and before not in _SUBJECTS:
-        if not (tag_before == "ADJ" and before in ("left", "right") and words[max(i - 2, 0)] not in ("the", "their", "his", "her", "with", "both")):
+        if not (
+            tag_before == "ADJ"
+            and before in ("left", "right")
+            and words[max(i - 2, 0)] not in ("the", "their", "his", "her", "with", "both")
+        ):
             return "NOUN" if "NOUN" in found else "VERB"
-    if third and word in _VERBISH_S and (tag_before in ("PRON", "ADV", "CCONJ", "PUNCT", "") or before in _SUBJECTS or (tag_before in ("NOUN", "ADP") and _verb_wanted(word, words, tags, i))):
+    if (
+        third
+        and word in _VERBISH_S
+        and (
+            tag_before in ("PRON", "ADV", "CCONJ", "PUNCT", "")
+            or before in _SUBJECTS
+            or (tag_before in ("NOUN", "ADP") and _verb_wanted(word, words, tags, i))
+        )
+    ):
         if not (word in _NOUNS and not _clause_start(word, before, tag_before, after)):
             return "VERB"
     if _past_form(word) and verb:
@@ -378,15 +436,81 @@ def _ambiguous(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917 - one rule a l
 
 
 def _noun_like(word: str) -> bool:
-    return bool(word) and _CLOSED.get(word) is None and "NOUN" in dictionary(word) and word not in ("back", "left", "right", "up", "down", "forward") and not (word in _VERBISH_S and word not in _NOUNS)
+    return (
+        bool(word)
+        and _CLOSED.get(word) is None
+        and "NOUN" in dictionary(word)
+        and word not in ("back", "left", "right", "up", "down", "forward")
+        and not (word in _VERBISH_S and word not in _NOUNS)
+    )
 
 
 def _clause_start(word: str, before: str, tag_before: str, after: str) -> bool:
     """Whether a word that is mostly a noun is a verb here: after a subject, or followed by what only verbs are."""
     if before in _SUBJECTS:
         return True
-    follows = after in ("his", "her", "their", "the", "a", "up", "down", "back", "forward", "forwards", "backwards", "backward", "to", "both", "out", "around", "over", "left", "right", "sideways", "away", "aside", "into", "onto", "on", "in", "from", "with", "quickly", "slowly", "towards", "side", "diagonally")
-    return tag_before in ("ADV", "CCONJ", "PUNCT", "PRON") and follows and word in ("steps", "backs", "faces", "heads", "circles", "places", "positions", "squats", "kicks", "lunges", "punches", "swings", "drinks", "dances", "motions", "angles", "boxes", "hands", "sets", "paces")
+    follows = after in (
+        "his",
+        "her",
+        "their",
+        "the",
+        "a",
+        "up",
+        "down",
+        "back",
+        "forward",
+        "forwards",
+        "backwards",
+        "backward",
+        "to",
+        "both",
+        "out",
+        "around",
+        "over",
+        "left",
+        "right",
+        "sideways",
+        "away",
+        "aside",
+        "into",
+        "onto",
+        "on",
+        "in",
+        "from",
+        "with",
+        "quickly",
+        "slowly",
+        "towards",
+        "side",
+        "diagonally",
+    )
+    return (
+        tag_before in ("ADV", "CCONJ", "PUNCT", "PRON")
+        and follows
+        and word
+        in (
+            "steps",
+            "backs",
+            "faces",
+            "heads",
+            "circles",
+            "places",
+            "positions",
+            "squats",
+            "kicks",
+            "lunges",
+            "punches",
+            "swings",
+            "drinks",
+            "dances",
+            "motions",
+            "angles",
+            "boxes",
+            "hands",
+            "sets",
+            "paces",
+        )
+    )
 
 
 def _verb_wanted(word: str, words: Sequence[str], tags: Sequence[str], i: int) -> bool:
