@@ -169,7 +169,7 @@ def shown(row: Row, texts: Mapping[str, str]) -> dict[str, Any]:
         **row.model_dump(include={"id", "text", "length", "tokens", "operation", "split", "review", "author", "model"}),
         "seconds": round(row.length / row.fps, 1),
         "metas": [texts.get(name, name) for name in row.metas],
-        "sources": [texts.get(name, name) for name in row.sources],
+        "sources": list(dict.fromkeys(texts.get(name, name) for name in row.sources)),
         "difficulty": round(row.difficulty, 2),
         "plausibility": round(row.plausibility, 2),
         "history": [decision.model_dump() for decision in row.history],

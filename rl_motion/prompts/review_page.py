@@ -178,6 +178,7 @@ function edit(on, text) {
   $("editor").hidden = $("edit-keys").hidden = !on;
   $("keys").hidden = on;
   $("error").hidden = true;
+  say("");
   if (on) { $("editor").value = text; $("editor").focus(); $("editor").select(); } else document.activeElement.blur();
 }
 
