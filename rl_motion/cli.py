@@ -15,6 +15,7 @@ from rich.console import Console
 from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
+from rl_motion.cli_prompts import prompts
 from rl_motion.cli_sweep import sweep
 from rl_motion.cli_watch import scale, status
 from rl_motion.config.errors import UserError
@@ -163,6 +164,7 @@ app.command()(doctor)
 app.command()(scale)
 app.command()(status)
 app.add_typer(jobs)
+app.add_typer(prompts)
 
 
 def main() -> None:
