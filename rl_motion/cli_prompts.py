@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -96,28 +96,14 @@ def build(  # noqa: PLR0913, PLR0917 - options
             "--price-out": price_out,
             "--workers": workers,
         }
-        _refuse_foreign(backend, [name for name, value in options.items() if value is not None])
+        given = {name: value for name, value in options.items() if value is not None}
+        _refuse_foreign(backend, list(given))
         from rl_motion.prompts.build import Settings
         from rl_motion.prompts.build import build as run
 
-        author: Author
-        if backend == "openai":
-            from rl_motion.prompts.openai_author import OpenAIAuthor
-
-            author = OpenAIAuthor(
-                model or "",
-                base_url or "",
-                concurrency=concurrency or 8,
-                requests_per_minute=requests_per_minute,
-                prices=(price_in or 0.0, price_out or 0.0),
-            )
-        else:
-            from rl_motion.prompts.grammar import GrammarAuthor
-
-            author = GrammarAuthor()
         settings = Settings(tuple(source), tuple(exclude or ()), number, seed, max_frames)
         started = time.monotonic()
-        with _watching(Console(stderr=True)) as watch:
+        with _author(backend, given) as author, _watching(Console(stderr=True)) as watch:
             built = run(settings, out, author, watch)
         _conclude(built, out, time.monotonic() - started)
 
@@ -160,6 +146,30 @@ def _refuse_foreign(backend: Backend, given: Sequence[str]) -> None:
     for option in _NEEDED[backend]:
         if option not in given:
             raise UserError(f"got --backend {backend} without {option}; want to know who is asked; give it")
+
+
+@contextmanager
+def _author(backend: Backend, given: Mapping[str, Any]) -> Iterator[Author]:
+    """Whoever answers, with the options that were given; cheap until asked."""
+    if backend == "openai":
+        from rl_motion.prompts.openai_author import OpenAIAuthor
+
+        yield OpenAIAuthor(
+            given["--model"],
+            given["--base-url"],
+            concurrency=given.get("--concurrency", 8),
+            requests_per_minute=given.get("--requests-per-minute"),
+            prices=(given.get("--price-in", 0.0), given.get("--price-out", 0.0)),
+        )
+    elif backend == "transformers":
+        from rl_motion.runtime.prompt_authors import RayAuthors
+
+        with RayAuthors(given["--model"], workers=given.get("--workers", 1)) as authors:
+            yield authors
+    else:
+        from rl_motion.prompts.grammar import GrammarAuthor
+
+        yield GrammarAuthor()
 
 
 @contextmanager

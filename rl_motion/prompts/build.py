@@ -65,9 +65,14 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
 
     Raises:
         UserError: a source cannot be read, another build is at work, `out` holds something else or a pool that was made
-            otherwise, the author cannot be asked, or no prompt comes of the captions.
+            otherwise, the author cannot be asked or named, or no prompt comes of the captions.
         KeyboardInterrupt: with a note that says how to go on.
     """
+    if not (author.model.isprintable() and 1 <= len(author.model) <= 200):
+        raise UserError(
+            f"got a model with a name of {len(author.model)} characters; want 1 to 200 printable ones, which the pool "
+            "records; rename it"
+        )
     captions = read_captions(settings.sources)
     excluded = read_captions(settings.exclude, "--exclude") if settings.exclude else Captions((), 0, ())
     made_of = _made_of(settings, captions, excluded, author)

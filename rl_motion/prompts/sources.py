@@ -105,7 +105,7 @@ def read_captions(names: Sequence[str], option: str = "--source") -> Captions:
         if not usable:
             found = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3)) or "nothing"
             raise UserError(
-                f"got {option} {name}, in which no caption can be read ({found}); want text; check the file"
+                f"got {option} {name[:200]}, in which no caption can be read ({found}); want text; check the file"
             )
     captions = tuple(_merge(same) for same in merged.values())
     return Captions(captions, sum(map(len, merged.values())) - len(captions), tuple(bad))
