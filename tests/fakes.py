@@ -28,6 +28,7 @@ from rl_motion.config import AlgorithmConfig, Job, RuntimeConfig, TrackingConfig
 from rl_motion.learner.learner import Learner
 from rl_motion.models.adapter import adapter_checksum
 from rl_motion.policies import GaussianReplay
+from rl_motion.prompts.curricula import Curriculum
 from rl_motion.prompts.pool import PromptPool, make_prompt
 from rl_motion.protocols import Need
 from rl_motion.rewards.of_job import RewardFiles
@@ -211,7 +212,8 @@ def hasty_training(job: Job, files: RewardFiles | None = None) -> Training:
 
 def pool(job: Job) -> PromptPool:
     prompts = [make_prompt(f"a person does thing number {number}", 4) for number in range(10)]
-    built = PromptPool({"toy": prompts}, {"toy": 1.0}, job.train.seed)
+    difficulty = {prompt.id: number / 10 for number, prompt in enumerate(prompts)}
+    built = PromptPool({"toy": prompts}, {"toy": 1.0}, job.train.seed, Curriculum(job.prompts, difficulty))
     built.check(job.train)
     return built
 

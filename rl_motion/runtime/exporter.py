@@ -46,6 +46,8 @@ METRICS: Mapping[str, Metric] = {
     "reward_mean": Metric("Mean total reward of the last iteration"),
     "kl": Metric("KL between the policy and its base, of the last iteration"),
     "skipped_steps": Metric("Optimiser steps that were skipped"),
+    "prompts_drawn": Metric("Different prompts that taught"),
+    "prompts_flat": Metric("Share of the last iteration's prompts whose samples all scored alike"),
     "prompts_set_aside": Metric("Prompts that are no longer drawn"),
     "mlflow_behind": Metric("Rows that MLflow lacks"),
 }
@@ -54,6 +56,8 @@ _OF_ROWS = {
     "staleness": "policy/staleness",
     "reward_mean": "reward/total",
     "kl": "policy/kl",
+    "prompts_drawn": "prompts/drawn",
+    "prompts_flat": "prompts/flat",
     "prompts_set_aside": "prompts/set_aside",
 }
 """Gauges that are a metric of the last row."""

@@ -19,11 +19,12 @@ from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
+from rl_motion.runtime.prompt_records import PromptRecords
 from rl_motion.runtime.run import Run
 from rl_motion.runtime.store_uri import is_uri, run_in
 from rl_motion.runtime.validate import Validation, units_sha256, validation_units
 from rl_motion.runtime.watcher import watching_run
-from rl_motion.types import Metrics, Prompt, Unit
+from rl_motion.types import Metrics, Prompt
 
 Report = Mapping[str, Any]
 Evaluate = Callable[[Job, Path, float], Report]
@@ -146,7 +147,9 @@ def _train(held: Run, console: Console) -> RewardFiles:
     """Train to the last iteration; returns what the rewards were made of."""
     job = held.job
     pool = pool_of(job)
-    examined = _validation_units(job, pool)
+    validates = job.evaluation.validate_every is not None
+    validation = MEANS.workshop.validation(job) if validates else {}
+    examined = validation_units(job, validation, pool) if validates else ()
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256, units_sha256(examined))
@@ -157,25 +160,19 @@ def _train(held: Run, console: Console) -> RewardFiles:
         snapshot = backend.start()
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
-        state = held.begin(snapshot)
+        state = held.begin(snapshot, PromptRecords(job, pool, validation))
         watcher.begin(snapshot.version)
-        validation = Validation(job, examined, backend)
+        measured = Validation(job, examined, backend)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
             def record(iteration: int, after: loop.State, metrics: Metrics) -> None:
-                metrics = metrics | validation.metrics(after.snapshot.behaviour)
+                metrics = metrics | measured.metrics(after.snapshot.behaviour)
                 held.record(iteration, after, metrics)
                 watch.show(iteration, metrics)
                 watcher.iteration(iteration, metrics)
 
             loop.train(job, pool, backend, state, record)
     return files
-
-
-def _validation_units(job: Job, pool: PromptPool) -> Sequence[Unit]:
-    if job.evaluation.validate_every is None:
-        return ()
-    return validation_units(job, MEANS.workshop.validation(job), pool)
 
 
 @contextmanager

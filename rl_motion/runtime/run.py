@@ -1,6 +1,6 @@
 """A run on disk: its folder, and what is written there after every iteration.
 
-DIR/<run>/job.yaml  metrics.jsonl  commits/  adapter/  report.json  report.html  logs/
+DIR/<run>/job.yaml  metrics.jsonl  commits/  adapter/  prompts/  report.json  report.html  logs/
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from rl_motion.runtime.commit import (
 )
 from rl_motion.runtime.ledger import Ledger
 from rl_motion.runtime.loop import State
+from rl_motion.runtime.prompt_records import PromptRecords
 from rl_motion.runtime.store import Store
 from rl_motion.runtime.validate import REWARD
 from rl_motion.runtime.workers import Behaviour, Snapshot
 from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
+from rl_motion.tracking.mlflow_data import TABLES
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
 from rl_motion.types import Metrics
 
@@ -70,6 +72,7 @@ class Run:
         self._store = store
         self._rows = JsonlTracker(folder / "metrics.jsonl")
         self._mlflow: MlflowTracker | None = None
+        self._prompts: PromptRecords | None = None
         self._pool_sha256 = ""
         self._weights_sha256: Mapping[str, str] = {}
         self._validation_sha256 = ""
@@ -96,11 +99,12 @@ class Run:
         self._pool_sha256, self._weights_sha256 = pool_sha256, weights_sha256
         self._validation_sha256 = validation_sha256
 
-    def begin(self, snapshot: Snapshot) -> State:
+    def begin(self, snapshot: Snapshot, prompts: PromptRecords) -> State:
         """Bring the records in line with where the run starts: a first commit, or the one it goes on from.
 
         Args:
             snapshot: of the learner as it starts.
+            prompts: that the run reads.
 
         Returns:
             The run as the loop goes on with it.
@@ -121,11 +125,13 @@ class Run:
         self._rows.rewind(snapshot.version, last)
         if self._store:
             self._store.catch_up(job, self._rows.rows(), self._kept())
+        self._prompts = prompts
+        prompts.write_pool(self.folder)
         if self.job.tracking.mlflow_uri is not None:
             self._mlflow = MlflowTracker(
-                self._mlflow_settings(self.job.tracking.mlflow_uri),
+                self._mlflow_settings(self.job.tracking.mlflow_uri, prompts),
                 self._rows,
-                [self.folder / "job.yaml"],
+                [self.folder / "job.yaml", self.folder / TABLES],
             )
         return state
 
@@ -169,12 +175,16 @@ class Run:
         return f"{after}, the best in validation: reward {wanted.reward:.4g}{interval}"
 
     def end(self, status: status_file.State) -> None:
-        """Say how the run ended, publish the adapter and close the run in MLflow: FINISHED, FAILED or KILLED."""
+        """Say how the run ended, publish the adapter and what was learned of the prompts, and close the run in MLflow:
+        FINISHED, FAILED or KILLED."""
         status_file.ended(self.folder, status, time.time())
         self.publish_adapter()
+        newest = self._commits.newest()
+        if self._prompts and newest:
+            self._prompts.write_ledger(self.folder, _ledger(newest))
         if self._mlflow is None:
             return
-        paths = [self.folder / name for name in ("report.html", "report.json", "adapter")]
+        paths = [self.folder / name for name in ("report.html", "report.json", "adapter", TABLES)]
         files = [path for path in paths if path.exists()]
         if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
             _log.warning("MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder)
@@ -227,7 +237,7 @@ class Run:
         found = [self._commits.read(self._best.iteration) if self._best and best else None, newest]
         return [commit for commit in found if commit is not None]
 
-    def _mlflow_settings(self, uri: str) -> MlflowSettings:
+    def _mlflow_settings(self, uri: str, prompts: PromptRecords) -> MlflowSettings:
         out = self.folder.resolve().parent
         return MlflowSettings(
             uri=uri.replace("{out}", str(out)),
@@ -238,12 +248,18 @@ class Run:
             params=flatten(self.job.model_dump(mode="json")),
             tags={"rl_motion.pool_sha256": self._pool_sha256, "rl_motion.folder": str(self.folder.resolve())},
             parent=self.job.tracking.parent,
+            data_sets=prompts.data_sets,
         )
 
 
 def _state(commit: Commit, snapshot: Snapshot) -> State:
     """A run after the commit whose learner came back as `snapshot`."""
     manifest, files = commit.manifest, commit.files
-    ledger = Ledger.from_bytes(files[LEDGER_FILE]) if LEDGER_FILE in files else Ledger()
     versions = sorted(manifest.behaviour.items())
-    return State(snapshot, ledger, [Behaviour(v, sha256, files[behaviour_file(v)]) for v, sha256 in versions])
+    older = [Behaviour(version, sha256, files[behaviour_file(version)]) for version, sha256 in versions]
+    return State(snapshot, _ledger(commit), older)
+
+
+def _ledger(commit: Commit) -> Ledger:
+    """That of the commit; an empty one, where it was made before there was any."""
+    return Ledger.from_bytes(commit.files[LEDGER_FILE]) if LEDGER_FILE in commit.files else Ledger()

@@ -67,7 +67,8 @@ def _headline(status: RunStatus, held: bool) -> Text:
 
 def _lines(status: RunStatus) -> Iterator[str]:
     shown = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction"}
-    shown |= {"staleness": "policy/staleness", "set aside": "prompts/set_aside", "skipped": "learner/skipped_steps"}
+    shown |= {"staleness": "policy/staleness", "prompts drawn": "prompts/drawn", "flat": "prompts/flat"}
+    shown |= {"set aside": "prompts/set_aside", "skipped": "learner/skipped_steps"}
     known = {word: status.metrics.get(name) for word, name in shown.items()}
     numbers = [f"{word} {value:.4g}" for word, value in known.items() if value is not None]
     if status.mlflow_behind is not None:

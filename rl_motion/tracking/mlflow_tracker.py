@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from rl_motion.config import UserError, nearest
 from rl_motion.tracking.files import write_synced
 from rl_motion.tracking.jsonl import ITERATION, TIME, JsonlTracker
+from rl_motion.tracking.mlflow_data import TABLES, DataSet, log_data_sets, show_tables
 from rl_motion.types import Metrics
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class MlflowSettings:
     """Where to and as what a run is recorded.
 
     `key` names our run on the server, over all its resumes, `parent` that of the run that it is nested in;
-    `artifacts` is where a database without a server keeps files; `params` are logged once.
+    `artifacts` is where a database without a server keeps files; `params` are logged once, as `data_sets` are, which
+    the run reads.
     """
 
     uri: str
@@ -64,6 +66,7 @@ class MlflowSettings:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     parent: str | None = None
+    data_sets: Sequence[DataSet] = ()
 
 
 class MlflowTracker:
@@ -150,6 +153,8 @@ class MlflowTracker:
             path = self._files[0]
             if path.is_dir():
                 client.log_artifacts(self.run_id, str(path), path.name)
+                if path.name == TABLES:
+                    show_tables(client, self.run_id, path)
             else:
                 client.log_artifact(self.run_id, str(path))
             self._files.pop(0)
@@ -194,6 +199,7 @@ class MlflowTracker:
         for name, value in settings.params.items():
             if _allowed(name) not in run.data.params:
                 client.log_param(run.info.run_id, _allowed(name), value[:_PARAM_LENGTH])
+        log_data_sets(client, run.info.run_id, settings.data_sets)
         self.run_id = run.info.run_id
         self._client = client
         return client

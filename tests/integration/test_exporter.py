@@ -21,6 +21,8 @@ ROW = {
     "reward/total": 0.5,
     "policy/kl": 0.01,
     "policy/staleness": 1.0,
+    "prompts/drawn": 30.0,
+    "prompts/flat": 0.25,
     "prompts/set_aside": 2.0,
     "learner/skipped_steps": 3.0,
     "time/wait_s": 4.0,

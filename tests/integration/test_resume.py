@@ -356,7 +356,7 @@ def test_one_mlflow_run_over_a_resume(tmp_path: Path) -> None:
     history = client.get_metric_history(found.info.run_id, "reward/total")
     assert [(m.step, m.value) for m in history] == [(r["iteration"], r["reward/total"]) for r in rows(folder)]
     names = {file.path for file in client.list_artifacts(found.info.run_id)}
-    assert names == {"job.yaml", "adapter", "report.html", "report.json"}
+    assert names == {"job.yaml", "adapter", "prompts", "report.html", "report.json"}
     assert (tmp_path / "mlartifacts").is_dir()
 
 
