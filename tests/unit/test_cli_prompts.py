@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 from rl_motion import cli_prompts
 from rl_motion.cli import app
+from rl_motion.prompts import openai_author
 from rl_motion.prompts.pool import prompt_id
 from rl_motion.prompts.table import BUILD, FILE, read_table, write_table
+from tests.llm_servers import Endpoint, Reply, right, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,6 +202,45 @@ def test_ctrl_c_says_how_to_go_on() -> None:
     assert process.returncode == 130, said
     assert "interrupted\nwhat was answered is kept; go on with the same command" in said
     assert not Path("p", FILE).exists()
+
+
+def through(endpoint: Endpoint, *more: object) -> Any:
+    firsts = ("walks forward", "jumps", "turns around", "kicks with the left leg")
+    seconds = ("sits down", "waves with the right hand", "runs backward")
+    lines = [f"a person {first}, then {second}\n" for first in firsts for second in seconds]
+    Path("captions.txt").write_text("".join(lines))
+    words = ["build", "--source", "captions.txt", "--out", "p", "--prompts", 12, *ENDPOINT, "m"]
+    return invoke(*words, "--base-url", endpoint.url, *more)
+
+
+def test_an_endpoint_is_asked_once_and_its_price_is_told() -> None:
+    with serving(right) as endpoint:
+        ended = through(endpoint, "--price-in", 1000, "--price-out", 100, "--concurrency", 3)
+        assert ended.exit_code == 0, ended.output
+        number = len(endpoint.asked)
+        said = plain(ended.stdout)
+        assert f"asked: {number} questions, {number} requests, {10 * number} tokens read, {5 * number} written" in said
+        assert f"cost {number * (10 * 1000 + 5 * 100) / 1e6:g} " in said
+        rows = read_table("p").rows
+        assert len(rows) == 12 and {(row.author, row.model) for row in rows} == {("openai", "m")}
+        Path("p", FILE).unlink()
+        assert through(endpoint).exit_code == 0
+        assert len(endpoint.asked) == number, "all answers were kept"
+        assert read_table("p").rows == rows
+
+
+def test_an_endpoint_that_goes_away_costs_nothing_that_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_author, "FIRST_WAIT_S", 0.001)
+    with serving(right) as endpoint:
+        endpoint.script = lambda asked: right(asked) if len(endpoint.asked) <= 15 else Reply(status=503)
+        ended = through(endpoint)
+        assert ended.exit_code == 2 and "what was answered is kept" in ended.stderr, ended.output
+        assert not Path("p", FILE).exists()
+        first = {json.dumps(asked.data) for asked in endpoint.asked[:15]}
+        endpoint.asked.clear()
+        endpoint.script = right
+        assert through(endpoint).exit_code == 0
+        assert not first & {json.dumps(asked.data) for asked in endpoint.asked}, "none is asked twice"
 
 
 def test_help_is_quick() -> None:
