@@ -74,7 +74,7 @@ class LocalAuthor:
         except Exception as error:  # transformers raises whatever a file's content leads to
             raise UserError(
                 f"got {str(self.path)!r}, which cannot be loaded ({printable(str(error), 300)}); want a causal "
-                "language model of Hugging Face's form, with tokenizer and safetensors and without code of its own; save "
+                "language model of Hugging Face's form, with tokenizer and safetensors, without its own code; save "
                 "one with save_pretrained and give its path"
             ) from None
         if self._tokenizer.pad_token_id is None:
