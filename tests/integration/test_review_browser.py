@@ -175,9 +175,17 @@ def test_keys_and_filters_move(page: Page) -> None:
     page.wait(lambda: page.text("place") == "1 of 3")
     page.press("/", "sits")
     page.shows(TEXTS[2])
-    page.press(" nowhere")  # the keys of words decide nothing
+    page.press(" down")
+    page.wait(lambda: page.text("nothing") == "" and page.text("place") == "1 of 1")
+    page.press(" nowhere")
     page.wait(lambda: page.text("nothing").startswith("No prompt fits"))
-    assert page.text("reviewed") == "1 / 4"
+
+
+def test_words_that_are_searched_decide_nothing(page: Page, pool: Path) -> None:
+    page.press("/", TEXTS[0])
+    page.wait(lambda: page.text("place") == "1 of 1")
+    assert page.browser.find_element("id", "search").get_attribute("value") == TEXTS[0]
+    assert [row.history for row in read_table(pool).rows] == [()] * 4
 
 
 def test_what_another_decided_meanwhile_is_shown_first(page: Page, pool: Path) -> None:
