@@ -78,7 +78,7 @@ def _take_in(desk: ReviewDesk, path: Path) -> None:
     from rl_motion.prompts import spreadsheet
 
     done = spreadsheet.take_in(path, desk.folder, desk.who)
-    _say(f"{path}: {done.decided} decisions recorded, {done.known} known before, {done.empty} lines without one")
+    _say(f"{path}: decisions recorded: {done.decided}; known before: {done.known}; lines without one: {done.empty}")
     desk.refresh()
     _say(_state(desk.counts()))
 

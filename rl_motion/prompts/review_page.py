@@ -186,25 +186,26 @@ function complain(message) {
   if (editing) { $("error").textContent = message; $("error").hidden = false; } else say(message);
 }
 
+// The status of the answer; 0 where nothing was asked, or nobody answered.
 async function decide(one, decision, text) {
-  if (busy || !one) return false;
+  if (busy || !one) return 0;
   busy = true;
   try {
     const body = {id: one.id, seen: one.history.length, decision};
     if (decision === "edit") body.text = text;
     const [status, answer] = await ask("/decide", body);
     if (answer.row) Object.assign(one, answer.row);
-    if (status !== 200) { complain(answer.message); show(); return false; }
-    return true;
+    if (status !== 200) { complain(answer.message); show(); }
+    return status;
   } catch (error) {
     complain("Not saved: the server does not answer. Start `rl-motion prompts review` again and open its new address.");
-    return false;
+    return 0;
   } finally { busy = false; }
 }
 
 async function judge(decision, text) {
   const one = row(), seen = one && one.history.length;
-  if (!await decide(one, decision, text)) return;
+  if (await decide(one, decision, text) !== 200) return;
   if (one.history.length !== seen) mine.push(one);
   if (editing) edit(false);
   const last = place >= view.length - 1;
@@ -218,9 +219,9 @@ async function undo() {
   if (!one || one.review === "unreviewed") { mine.pop(); say("There is nothing to undo."); show(); return; }
   const at = view.indexOf(one);
   if (at >= 0) place = at;
-  const done = await decide(one, "undo");
-  mine.pop();
-  if (!done) return;
+  const status = await decide(one, "undo");
+  if (status && status !== 507) mine.pop();  // what could not be saved can be tried again
+  if (status !== 200) return;
   show();
   say(`↶ undone; ${one.review} again: ${one.text}`);
 }

@@ -265,7 +265,7 @@ def test_the_command(pool: Path) -> None:
     code, said, _ = command(pool, "--import", file, "--who", "Cleo")
     assert (code, said.splitlines()) == (
         0,
-        [f"{file}: 1 decisions recorded, 0 known before, 1 lines without one",
+        [f"{file}: decisions recorded: 1; known before: 0; lines without one: 1",
          "reviewed 1 of 3: 1 accepted, 0 edited, 0 rejected"],
     )  # fmt: skip
     file.write_text(text.replace("accept", "like"), "utf-8-sig")
