@@ -198,7 +198,7 @@ async function decide(one, decision, text) {
     if (status !== 200) { complain(answer.message); show(); }
     return status;
   } catch (error) {
-    complain("Not saved: the server does not answer. Start `rl-motion prompts review` again and open its new address.");
+    complain("The server does not answer. Start `rl-motion prompts review` again and open its new address.");
     return 0;
   } finally { busy = false; }
 }
