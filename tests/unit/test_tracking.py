@@ -14,6 +14,7 @@ import pytest
 from rl_motion.config import UserError
 from rl_motion.tracking import mlflow_tracker
 from rl_motion.tracking.jsonl import JsonlTracker
+from rl_motion.tracking.mlflow_data import DataSet
 from rl_motion.tracking.mlflow_tracker import MlflowSettings, MlflowTracker, flatten
 
 
@@ -239,3 +240,34 @@ def test_real_mlflow_over_two_processes_of_one_run(tmp_path: Path) -> None:
     assert trial.finish("FINISHED", [], 120)
     inside = f"tags.`mlflow.parentRunId` = '{sweep.run_id}'"
     assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], inside)] == [trial.run_id]
+
+
+def test_data_sets_come_once_whatever_fails(
+    tmp_path: Path, rows: JsonlTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes them only the third time, and the run goes on in another process."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(mlflow_tracker, "_RETRY_S", (0.01, 0.02))
+    log, tries = mlflow_tracker.log_data_sets, []
+
+    def unsteady(*arguments: Any) -> None:
+        tries.append(arguments)
+        if len(tries) == 2:
+            log(*arguments)  # the answer is lost
+        if len(tries) < 3:
+            raise ConnectionError("no server")
+        log(*arguments)
+
+    monkeypatch.setattr(mlflow_tracker, "log_data_sets", unsteady)
+    data = DataSet("pools/mine/train", "a" * 40, "pools/mine", {"text": "string"}, {"num_rows": 3}, "training")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for _ in range(2):
+        tracker = MlflowTracker(replace(settings(tmp_path, uri), data_sets=[data]), rows, [])
+        assert tracker.finish("FINISHED", [], 60)
+    assert len(tries) == 4
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+    (got,) = run.inputs.dataset_inputs
+    assert (got.dataset.name, got.dataset.digest) == ("pools/mine/train", "a" * 36)
+    assert [(tag.key, tag.value) for tag in got.tags] == [("mlflow.data.context", "training")]
