@@ -174,17 +174,19 @@ def _author(backend: Backend, given: Mapping[str, Any]) -> Iterator[Author]:
 
 @contextmanager
 def _watching(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per stage on a terminal, else a plain line every ten seconds; never anything on stdout."""
+    """A bar per stage on a terminal, else a plain line every ten seconds."""
     from rl_motion.runtime.progress import PLAIN_EVERY_S
 
     if not console.is_terminal:
-        spoke = float("-inf")
+        spoke = time.monotonic()
+        reached: dict[str, str] = {}
 
         def say(stage: str, done: int, total: int) -> None:
             nonlocal spoke
+            reached[stage] = f"{stage} {done}/{total}"
             if time.monotonic() - spoke >= PLAIN_EVERY_S:
                 spoke = time.monotonic()
-                console.print(f"{stage} {done}/{total}", highlight=False, soft_wrap=True)
+                console.print("  ".join(reached.values()), highlight=False, soft_wrap=True)
 
         yield say
         return

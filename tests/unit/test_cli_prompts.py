@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rl_motion import cli_prompts
@@ -21,6 +23,7 @@ from rl_motion.cli import app
 from rl_motion.prompts import openai_author
 from rl_motion.prompts.pool import prompt_id
 from rl_motion.prompts.table import BUILD, FILE, read_table, write_table
+from rl_motion.runtime import progress
 from tests.llm_servers import Endpoint, Reply, right, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +71,17 @@ def test_build_says_what_came_of_it_and_where_to_go_from_here() -> None:
     assert "cost" not in said, "the grammar costs nothing"
     again = build()
     assert again.exit_code == 0 and "built already" in again.stdout
+
+
+def test_progress_in_plain_lines_and_in_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    said = build().stderr.splitlines()
+    assert "decompose 20/20" in said
+    assert re.search(r"^decompose 20/20  compose \d+/\d+  judge \d+/\d+  prompts \d+/30$", said[-1])
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with cli_prompts._watching(terminal) as watch:
+        watch("compose", 3, 7)
+    assert isinstance(terminal.file, io.StringIO) and "3/7" in terminal.file.getvalue()
 
 
 def test_inspect_shows_what_is_in_a_pool() -> None:
