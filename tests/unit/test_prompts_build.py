@@ -20,6 +20,7 @@ from rl_motion.prompts.author import (
     Compose,
     Composition,
     Decomposition,
+    Judge,
     Question,
     Refused,
     Verdict,
@@ -112,14 +113,20 @@ def test_a_pool_of_captions(tmp_path: Path) -> None:
 def test_novel_means_novel(tmp_path: Path) -> None:
     first = made(tmp_path)
     there = [row.text for row in first.table.rows[:5]]
-    excluded = captions(tmp_path, "held_out.jsonl", [*there, "a person shakes their head"])
-    second = made(tmp_path, "other", exclude=(excluded,))
+    # The one is a caption of the sources, the other a part of one.
+    alone = ["a person shakes their head", "a man jumps twice"]
+    excluded = captions(tmp_path, "held_out.jsonl", [*there, *alone])
+    author = Twisted()
+    second = made(tmp_path, "other", author, exclude=(excluded,))
     keys = [reading.meaning(row.text) for row in second.table.rows]
     metas = [row["key"] for row in rows_of(tmp_path, METAS, "other")]
     assert len(set(keys)) == len(keys)
     assert not set(keys) & set(map(reading.meaning, [*there, *CAPTIONS_HERE])) and not set(keys) & set(metas)
-    assert reading.meaning("a person shakes their head") not in metas
-    assert "an excluded caption" in {row["reason"] for row in rows_of(tmp_path, SET_ASIDE, "other")}
+    assert not {reading.meaning(text) for text in alone} & set(metas)
+    reasons = {(row["stage"], row["reason"]) for row in rows_of(tmp_path, SET_ASIDE, "other")}
+    assert {("read", "an excluded caption"), ("meta-motion", "an excluded caption")} <= reasons
+    judged = {reading.meaning(question.text) for question in author.asked if isinstance(question, Judge)}
+    assert not judged & set(map(reading.meaning, [*there, *CAPTIONS_HERE])), "nobody is paid to judge what is known"
 
 
 def test_three_prompts_of_a_pair_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
