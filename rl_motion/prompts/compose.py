@@ -1,14 +1,19 @@
-"""Words a new description from meta-motions by grammar: `Compose` in, a sentence out, the same one every time."""
+"""Words a new description from meta-motions by grammar: `Compose` in, a sentence out, the same one every time.
+
+Meta-motions are put into one sentence under one performer: the second motion as a gerund or joined, what is changed
+behind the motion, possessives after the performer. Nothing is paraphrased: the motions keep their captions' words.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from random import Random
 
 from rl_motion.prompts.author import Compose
-from rl_motion.prompts.clauses import PERFORMERS
 from rl_motion.prompts.lexicon import LIMBS
+from rl_motion.prompts.phrases import neutral, performer_end
 from rl_motion.prompts.words import Word, inflect, parse
 
 SUBJECTS = (("a person", "their"), ("someone", "their"), ("the person", "their"), ("a man", "his"), ("a woman", "her"))
@@ -16,7 +21,9 @@ SUBJECTS = (("a person", "their"), ("someone", "their"), ("the person", "their")
 _WEIGHTS = (6, 1, 1, 2, 2)
 SWAPS = (("left", "right"), ("forward", "backward"), ("forwards", "backwards"), ("clockwise", "counterclockwise"),
          ("clockwise", "anticlockwise"))  # fmt: skip
-_REFLEXIVE = {"their": "themselves", "his": "himself", "her": "herself"}
+"""Words that change places: of `side` the first pair, of `direction` the others."""
+_REFLEXIVE = {"his": "himself", "her": "herself"}
+_OBJECT = {"his": "him", "her": "her"}
 _FRONTED = frozenset({"slowly", "quickly"})
 """Adverbs that may stand before the verb."""
 
@@ -34,7 +41,7 @@ def compose(question: Compose) -> str:
         text = _sequence(subject, phrases[0], phrases[1], rng)
     elif question.operation == "simultaneous":
         text = _simultaneous(subject, phrases[0], phrases[1], rng)
-    elif " to " in question.detail and _is_swap(question.detail):
+    elif _is_swap(question.detail):
         text = f"{subject} {_swapped(phrases[0], question.detail)}"
     else:
         text = f"{subject} {_with_detail(phrases[0], question.detail, rng)}"
@@ -48,12 +55,10 @@ def phrase(meta_motion: str) -> str:
         ValueError: there is no performer, or nothing but one.
     """
     words = parse(meta_motion)
-    place = 0
-    while place < len(words) and words[place].tag in ("DET", "ADJ", "NUM") and place < 3:
-        place += 1
-    if place >= len(words) - 1 or words[place].text not in PERFORMERS:
+    start = performer_end(words)
+    if start is None or start == len(words):
         raise ValueError(f"got {meta_motion!r}; want a performer and a motion")
-    return " ".join(_owned([word for word in words[place + 1 :] if word.tag != "PUNCT"]))
+    return " ".join(_owned([word for word in words[start:] if word.tag != "PUNCT"]))
 
 
 def gerund(verb_phrase: str) -> str:
@@ -63,34 +68,31 @@ def gerund(verb_phrase: str) -> str:
         ValueError: there is no finite verb.
     """
     words = parse(f"a person {verb_phrase}")[2:]
-    for place, word in enumerate(words):
-        if word.third:
-            tail = [w.text for w in words[place + 1 :]]
-            return " ".join([*(w.text for w in words[:place]), inflect(word.lemma, "VBG"), *tail])
-    raise ValueError(f"got {verb_phrase!r}; want a verb in the third person")
+    verb = next((word for word in words if word.third), None)
+    if verb is None:
+        raise ValueError(f"got {verb_phrase!r}; want a verb in the third person")
+    return " ".join(inflect(word.lemma, "VBG") if word is verb else word.text for word in words)
 
 
 def _sequence(subject: str, first: str, second: str, rng: Random) -> str:
-    return rng.choice(
-        (
-            lambda: f"{subject} {first} and then {second}",
-            lambda: f"{subject} {first}, then {second}",
-            lambda: f"{subject} {first} before {gerund(second)}",
-            lambda: f"after {gerund(first)}, {subject} {second}",
-            lambda: f"{subject} first {first} and after that {second}",
-        )
-    )()
+    ways = (
+        lambda: f"{subject} {first} and then {second}",
+        lambda: f"{subject} {first}, then {second}",
+        lambda: f"{subject} {first} before {gerund(second)}",
+        lambda: f"after {gerund(first)}, {subject} {second}",
+        lambda: f"{subject} first {first} and after that {second}",
+    )
+    return rng.choice(ways)()
 
 
 def _simultaneous(subject: str, first: str, second: str, rng: Random) -> str:
-    return rng.choice(
-        (
-            lambda: f"{subject} {first} while {gerund(second)}",
-            lambda: f"{subject} {first} while {gerund(second)}",
-            lambda: f"while {gerund(first)}, {subject} {second}",
-            lambda: f"{subject} {first} and {second} at the same time",
-        )
-    )()
+    ways = (
+        lambda: f"{subject} {first} while {gerund(second)}",
+        lambda: f"{subject} {first} while {gerund(second)}",  # twice: the usual way
+        lambda: f"while {gerund(first)}, {subject} {second}",
+        lambda: f"{subject} {first} and {second} at the same time",
+    )
+    return rng.choice(ways)()
 
 
 def _with_detail(verb_phrase: str, detail: str, rng: Random) -> str:
@@ -114,38 +116,31 @@ def _swapped(verb_phrase: str, detail: str) -> str:
     return text
 
 
-def _owned(words: list[Word]) -> list[str]:
+def _owned(words: Sequence[Word]) -> list[str]:
     """The words, limbs with a possessive where captions leave it out: `raises hands` -> `raises their hands`."""
     out: list[str] = []
     for place, word in enumerate(words):
         start = place
         while start and words[start - 1].tag == "ADJ":
             start -= 1
-        before = words[start - 1] if start else None
-        bare = before is not None and (
-            before.tag == "VERB" or before.text in ("on", "to", "over", "above", "in", "behind", "at")
-        )
-        if word.text in LIMBS and word.tag == "NOUN" and bare and word.text not in ("body", "toe", "toes", "heel"):
+        if start and _is_bare_limb(word, words[start - 1]):
             out.insert(len(out) - (place - start), "their")
-        out.append(_theirs(word))
+        out.append(neutral(word))
     return out
 
 
-def _theirs(word: Word) -> str:
-    if word.text in ("his", "her", "its") and word.tag == "DET":
-        return "their"
-    if word.text in ("him", "her") and word.tag == "PRON":
-        return "them"
-    return "themselves" if word.text in ("himself", "herself", "itself", "themself") else word.text
+def _is_bare_limb(word: Word, before: Word) -> bool:
+    """before: the word before the limb and its adjectives."""
+    owned = before.tag != "VERB" and before.text not in ("on", "to", "over", "above", "in", "behind", "at")
+    named = word.tag == "NOUN" and word.text in LIMBS and word.text not in ("body", "toe", "toes", "heel")
+    return named and not owned
 
 
 def _agreeing(text: str, possessive: str) -> str:
+    """The text with what belongs to the performer in the performer's gender."""
     if possessive == "their":
         return text
     text = re.sub(r"\btheir\b", possessive, text)
     text = re.sub(r"\bthemselves\b", _REFLEXIVE[possessive], text)
-    return re.sub(
-        r"\b(in front of|behind|beside|around|above|below|under|with) them\b",
-        rf"\1 {'him' if possessive == 'his' else 'her'}",
-        text,
-    )
+    near = r"\b(in front of|behind|beside|around|above|below|under|with) them\b"
+    return re.sub(near, rf"\1 {_OBJECT[possessive]}", text)

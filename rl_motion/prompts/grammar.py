@@ -1,4 +1,7 @@
-"""The embedded author: no network, no model. Grammar decomposes (clauses.py), words (compose.py) and judges (plausible.py)."""
+"""The embedded author: no network, no model.
+
+Grammar decomposes (clauses.py), words (compose.py) and judges (plausible.py).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,21 @@ from rl_motion.prompts.clauses import decompose
 from rl_motion.prompts.compose import compose
 from rl_motion.prompts.plausible import judge
 
-_RULES = ("author", "words", "clauses", "reading", "lexicon", "compose", "plausible", "grammar")
+_RULES = (
+    "author",
+    "vocabulary",
+    "words",
+    "phrases",
+    "cutter",
+    "clauses",
+    "lexicon",
+    "usable",
+    "bodies",
+    "reading",
+    "compose",
+    "plausible",
+    "grammar",
+)
 """Modules whose text an answer depends on."""
 
 

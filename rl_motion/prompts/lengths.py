@@ -10,8 +10,6 @@ from typing import Protocol
 from rl_motion.prompts.clauses import decompose
 from rl_motion.prompts.reading import Facts, read_meta
 
-MIN_FRAMES = 40
-"""HumanML3D's shortest motion, at 20 frames a second."""
 _DEFAULT = {"travel": 90, "limb": 60, "posture": 70}
 """Frames where no caption comes with a length: 4.5, 3 and 3.5 seconds."""
 _PRIOR = 5
@@ -31,9 +29,10 @@ class Timed(Protocol):
 
 
 def estimator(captions: Iterable[Timed]) -> Callable[[str], int]:
-    """Frames of a meta-motion: its verb's median length in captions of a single motion, drawn towards the median of all.
+    """A function from a meta-motion to its frames, learnt from captions of a single motion.
 
-    Where captions come without lengths it is 60 to 90 frames by kind.
+    The median of the captions with its verb, drawn towards the median of all; 60 to 90 frames by kind where no caption
+    comes with a length.
     """
     by_verb: dict[str, list[int]] = defaultdict(list)
     for caption in captions:
@@ -43,23 +42,23 @@ def estimator(captions: Iterable[Timed]) -> Callable[[str], int]:
         facts = read_meta(motions[0]) if len(motions) == 1 else "several"
         if isinstance(facts, Facts):
             by_verb[facts.verb].append(caption.frames)
-    every = [frames for found in by_verb.values() for frames in found]
-    overall = median(every) if every else None
+    if not by_verb:
+        return _by_kind
+    overall = median(frames for found in by_verb.values() for frames in found)
     verbs = {
         verb: round((len(found) * median(found) + _PRIOR * overall) / (len(found) + _PRIOR))
         for verb, found in by_verb.items()
-        if overall is not None
     }
 
     def frames_of(text: str) -> int:
         facts = read_meta(text)
-        if isinstance(facts, Facts) and facts.verb in verbs:
-            return verbs[facts.verb]
-        if overall is not None:
-            return round(overall)
-        if not isinstance(facts, Facts):
-            return _DEFAULT["limb"]
-        kind = "travel" if facts.travels else "posture" if facts.before != facts.after else "limb"
-        return _DEFAULT[kind]
+        return verbs.get(facts.verb, round(overall)) if isinstance(facts, Facts) else round(overall)
 
     return frames_of
+
+
+def _by_kind(text: str) -> int:
+    facts = read_meta(text)
+    if isinstance(facts, Facts) and facts.travels:
+        return _DEFAULT["travel"]
+    return _DEFAULT["posture" if isinstance(facts, Facts) and facts.before != facts.after else "limb"]

@@ -1,14 +1,14 @@
 """Which meta-motions are combined, and how: a deterministic stream of orders for whoever composes.
 
-Orders are drawn, not enumerated: a corpus of ten thousand meta-motions has fifty million pairs. What contradicts itself by the
-facts (plausible.py) is not ordered in the first place, whoever writes the text.
+Orders are drawn, not enumerated: a corpus of ten thousand meta-motions has fifty million pairs. What contradicts itself
+by the facts (plausible.py) is not ordered in the first place, whoever writes the text.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
@@ -22,21 +22,30 @@ from rl_motion.prompts.reading import Facts, counts
 PER_PAIR = 3
 """Most prompts of a pair of meta-motions; one alone counts as a pair with itself."""
 _SHARES: dict[Operation, float] = {
-    "sequence": 0.3, "simultaneous": 0.28, "side": 0.12, "repeat": 0.07, "speed": 0.08, "direction": 0.07, "style": 0.08,
-}  # fmt: skip
+    "sequence": 0.3,
+    "simultaneous": 0.28,
+    "side": 0.12,
+    "repeat": 0.07,
+    "speed": 0.08,
+    "direction": 0.07,
+    "style": 0.08,
+}
 """How the operations share the orders, as long as each finds meta-motions that it fits."""
 _PAIRS: frozenset[Operation] = frozenset({"sequence", "simultaneous"})
 _TRIES = 40
 """Draws of meta-motions for an operation before another one has its turn."""
 _RECURRING = 1_500
-"""Where so many meta-motions recur (in three captions to be paired, in two to be changed), the others are left out: mostly slips."""
+"""Where so many meta-motions recur (in three captions to be paired, in two to be changed), the others are left out:
+those are slips of the pen, mostly."""
 _PATIENCE = 50
 """Tries in vain per meta-motion after which the stream ends."""
 _IN_TURN = 0.6
-"""Two motions in turn take this share of the clips that show one each: HumanML3D's captions of two motions have a median of
-154 frames, those of one 130, as clips begin and end with standing about."""
+"""Two motions in turn take this share of the clips that show one each: HumanML3D's captions of two have a median length
+of 154 frames, those of one 130, as clips begin and end with standing about."""
 _CHANGE_FRAMES = 20
 """And at least so much more than the longer one: a second."""
+_STRETCH = {"twice": 1.6, "two times": 1.6, "three times": 2.2, "slowly": 1.3, "at a slow pace": 1.3}
+"""How many times as long a motion takes that is changed so; other changes leave its length as it is."""
 _TIMES = ("twice", "three times", "two times")
 _SPEEDS = ("slowly", "quickly", "at a slow pace", "at a fast pace")
 _FREE_ARMS = (
@@ -48,6 +57,16 @@ _FREE_ARMS = (
 )
 _FREE_LEGS = ("with bent knees", "in a low stance", "while standing still")
 _FREE_HEAD = ("looking down", "looking up", "with the head down", "with the head up")
+"""Styles by the part of the body that must be free for them."""
+_WITH_ONE = {
+    **dict.fromkeys(("wave", "reach", "throw", "point", "grab", "gesture"), "hand"),
+    **dict.fromkeys(("punch", "jab", "strike"), "fist"),
+    **dict.fromkeys(("kick", "lunge", "stomp"), "leg"),
+}
+"""What verbs are done with, one of two, where no side is said."""
+_LIMB_OPEN = re.compile(r"\b(both|hands?|fists?|legs?|feet|foot) ")
+"""The limb is named already, without a side."""
+_ONE_LIMB = re.compile(r"\ban? (arm|hand|leg|foot|knee|heel)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +154,14 @@ def _try(operation: Operation, first: Meta, second: Meta, rng: Random) -> Order 
     if not details:
         return None
     question = Compose(operation=operation, meta_motions=(first.text,), detail=rng.choice(details))
-    longer = {"twice": 1.6, "two times": 1.6, "three times": 2.2, "slowly": 1.3, "at a slow pace": 1.3}.get(
-        question.detail, 1.0
-    )
-    return Order(question, (first,), round(first.frames * longer), _difficulty((first,), operation))
+    frames = round(first.frames * _STRETCH.get(question.detail, 1.0))
+    return Order(question, (first,), frames, _difficulty((first,), operation))
 
 
 def _in_turn(first: Meta, second: Meta) -> Order | None:
-    if first.id == second.id or in_turn(first.facts, second.facts) or _same_core(first.facts, second.facts):
+    if first.id == second.id or _same_core(first.facts, second.facts):
         return None
-    if contradicts_itself(second.facts):
+    if in_turn(first.facts, second.facts) or contradicts_itself(second.facts):
         return None
     question = Compose(operation="sequence", meta_motions=(first.text, second.text))
     together = max(round(_IN_TURN * (first.frames + second.frames)), max(first.frames, second.frames) + _CHANGE_FRAMES)
@@ -176,28 +193,20 @@ def _difficulty(metas: Sequence[Meta], operation: Operation) -> float:
 
 
 def _swaps(facts: Facts, names: tuple[str, ...]) -> list[str]:
+    """Details of swaps whose one word the phrase has and whose other it has not."""
     words = set(re.findall(r"[a-z]+", facts.phrase))
-    return [
-        f"{a} to {b}"
-        for a, b in SWAPS
-        if a in names
-        and (words & {a, f"{a}s"}) != (words & {b, f"{b}s"})
-        and len(words & {a, b, f"{a}s", f"{b}s"}) == 1
-    ]
+    return [f"{a} to {b}" for a, b in SWAPS if a in names and len(words & {a, b, f"{a}s", f"{b}s"}) == 1]
 
 
 def _sides(facts: Facts) -> list[str]:
     if facts.side:
         return _swaps(facts, ("left",))
-    if facts.uses & {"head"} or re.search(r"\b(both|hands?|fists?|legs?|feet|foot) ", f"{facts.phrase} "):
+    if "head" in facts.uses or _LIMB_OPEN.search(f"{facts.phrase} "):
         return []
-    if facts.verb in ("wave", "reach", "throw", "point", "grab", "gesture") and facts.uses == ARMS:
-        return [f"with the {side} hand" for side in ("left", "right")]
-    if facts.verb in ("punch", "jab", "strike") and facts.uses == ARMS:
-        return [f"with the {side} fist" for side in ("left", "right")]
-    if facts.verb in ("kick", "lunge", "stomp"):
-        return [f"with the {side} leg" for side in ("left", "right")]
-    if facts.limb and re.search(r"\ban? (arm|hand|leg|foot|knee|heel)\b", facts.phrase):
+    part = _WITH_ONE.get(facts.verb, "")
+    if part == "leg" or (part and facts.uses == ARMS):
+        return [f"with the {side} {part}" for side in ("left", "right")]
+    if facts.limb and _ONE_LIMB.search(facts.phrase):
         return ["on the left side", "on the right side"]
     return []
 
@@ -208,12 +217,9 @@ def _directions(facts: Facts) -> list[str]:
         return found
     if facts.verb in ("turn", "sidestep", "lean") and len(facts.phrase.split()) <= 2:
         return ["to the left", "to the right"]
-    circles = "circle" in facts.phrase.split() and facts.travels
-    return (
-        ["clockwise", "counterclockwise"]
-        if circles or (facts.verb in TURNS - {"turn", "twist"} and facts.uses & {"root"})
-        else []
-    )
+    circles = facts.travels and "circle" in facts.phrase.split()
+    turns = facts.verb in TURNS - {"turn", "twist"} and "root" in facts.uses
+    return ["clockwise", "counterclockwise"] if circles or turns else []
 
 
 def _styles(facts: Facts) -> list[str]:
@@ -229,17 +235,24 @@ def _styles(facts: Facts) -> list[str]:
     return found
 
 
-def _speeds(facts: Facts) -> bool:
-    """Whether it can be done slowly or fast and does not say so yet; standing about cannot."""
+def _speeds(facts: Facts) -> list[str]:
+    """What can be done slowly or fast and does not say so yet; standing about cannot."""
     said = facts.speed or facts.style or facts.counted or "pace" in facts.phrase or "speed" in facts.phrase
     state = facts.verb in ("stand", "sit", "kneel") and facts.before == facts.after
-    return facts.verb in SPEED_OK and not said and not state
+    if facts.verb not in SPEED_OK or said or state:
+        return []
+    return [detail for detail in _SPEEDS if facts.travels or "pace" not in detail]
 
 
-_DETAILS = {
-    "repeat": lambda facts: list(_TIMES) if counts(facts) and not facts.speed else [],
-    "speed": lambda facts: [d for d in _SPEEDS if _speeds(facts) and ("pace" not in d or facts.travels)],
+def _times(facts: Facts) -> list[str]:
+    return list(_TIMES) if counts(facts) and not facts.speed else []
+
+
+_DETAILS: dict[Operation, Callable[[Facts], list[str]]] = {
+    "repeat": _times,
+    "speed": _speeds,
     "side": _sides,
     "direction": _directions,
     "style": _styles,
-}  # fmt: skip
+}
+"""What a change of one meta-motion may say; nothing where the operation does not fit it."""
