@@ -44,6 +44,8 @@ class Reply:
     error: dict[str, Any] | None = None
     after_s: float = 0.0
     reset: bool = False
+    drip_s: float = 0.0
+    """Between two bytes of the body."""
 
 
 Script = Callable[[Asked], str | Reply]
@@ -123,7 +125,12 @@ def serving(script: Script) -> Iterator[Endpoint]:
                 self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if reply.drip_s:
+                for byte in content:
+                    self.wfile.write(bytes([byte]))
+                    endpoint.closing.wait(reply.drip_s)
+            else:
+                self.wfile.write(content)
 
         def finish(self) -> None:
             with suppress(OSError):  # a client that gave up

@@ -171,6 +171,7 @@ PASSING = {
     "500": lambda: Reply(status=500, error={"message": "oops"}),
     "503 without JSON": lambda: Reply(status=503, raw=b"<html>", headers={"content-type": "text/html"}),
     "hangs": lambda: Reply(after_s=20.0),
+    "drips": lambda: Reply(GOOD, drip_s=0.1),
     "reset": lambda: Reply(reset=True),
     "half a body": lambda: Reply(raw=b'{"choices": [', headers={"content-length": "5000", "connection": "close"}),
     "truncated protocol": lambda: Reply(raw=b'{"choices": [{"message"'),
@@ -283,6 +284,30 @@ def test_a_server_without_structured_output_is_asked_for_less_and_that_is_rememb
         answers(author, captions(12))
         assert len(server.asked) == 24 + refused
     assert server.asked[-1].body.get("response_format", {"type": "text"})["type"] == knows
+
+
+def test_a_request_that_is_refused_for_itself_takes_no_structure_from_the_others() -> None:
+    def picky(asked: Asked) -> str | Reply:
+        return Reply(status=400, error={"message": "too long"}) if "kneels" in asked.text else right(asked)
+
+    questions = [*captions(4), Decompose(caption="a person kneels, then claps"), *captions(9)[4:]]
+    with serving(picky) as server:
+        lost = answers(OpenAIAuthor("m", server.url, concurrency=1), questions)[4]
+    assert isinstance(lost, Unanswered) and "too long" in lost.reason
+    assert len(server.asked) == 10
+    assert {asked.body["response_format"]["type"] for asked in server.asked} == {"json_schema"}
+
+
+def test_a_server_that_goes_away_is_not_asked_for_all_the_rest(tmp_path: Path) -> None:
+    def fails(asked: Asked) -> str | Reply:
+        return Reply(status=500, error={"message": "oops"}) if len(server.asked) > 20 else right(asked)
+
+    with serving(fails) as server, Answers(tmp_path / "a.sqlite") as store:
+        with pytest.raises(UserError, match="3 times"):
+            store.ask(OpenAIAuthor("m", server.url, concurrency=2), captions(400))
+        assert len(server.asked) < 40
+        (row,) = store.usage().values()
+    assert row["asked"] == 20
 
 
 def test_a_reasoning_model_that_takes_no_temperature() -> None:
