@@ -58,11 +58,7 @@ def question_flaw(question: Question) -> str:
 
 
 def check(question: Question, answer: Answer) -> str:
-    """What is wrong with an answer, as a sentence that its author can act on; "" where nothing is.
-
-    Raises:
-        TypeError: the answer is of another kind than the question.
-    """
+    """What is wrong with an answer, as a sentence that its author can act on; "" where nothing is."""
     match question, answer:
         case Decompose(), Decomposition():
             return _of_decomposition(question, answer)
@@ -70,7 +66,7 @@ def check(question: Question, answer: Answer) -> str:
             return _of_composition(question, answer)
         case Judge(), Verdict():
             return _of_verdict(answer)
-    raise TypeError(f"got {type(answer).__name__} to a question of kind {question.kind}")
+    return f"a {type(answer).__name__} is no answer to a question of kind {question.kind}"
 
 
 def printable(text: str, most: int = 200) -> str:
@@ -149,4 +145,6 @@ def _lemmas(text: str) -> set[str]:
 @cache
 def _forms(word: str) -> frozenset[str]:
     """Every lemma that a word may have, whatever it is in its sentence: tags differ between a caption and its parts."""
-    return frozenset({word, *dictionary(word).values()})
+    # The dictionary has `backwards` and `backward` as two words.
+    plain = word[:-1] if word.endswith("wards") else word
+    return frozenset({plain, *dictionary(plain).values()})
