@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 prompts = typer.Typer(name="prompts", help="The prompt pool: build it from captions, look at it, review it.")
 
-prompts.command()(review)
-
 Backend = Literal["grammar", "openai", "transformers"]
 _REASONS = 12
 """Most reasons of a stage that are shown: a language model may have a reason of its own for each text."""
@@ -130,6 +128,8 @@ def inspect(  # noqa: PLR0913, PLR0917 - options
         _show_prompts(overview.some(rows, show, seed), known_texts(pool_folder(pool)))
 
 
+prompts.command()(review)
+
 _BELONGS = {
     "grammar": (),
     "openai": ("--model", "--base-url", "--concurrency", "--requests-per-minute", "--price-in", "--price-out"),
@@ -217,6 +217,8 @@ def _conclude(built: Built, out: Path, seconds: float) -> None:
             f"orders:       {counts['orders']}"
         )
         _show_set_aside(built.tally)
+        if counts["unanswered"]:
+            typer.echo(f"{counts['unanswered']} questions did not get through; the same command asks them again")
     Console().print(_operations(overview(built.table.rows)))
     if (spent := built.usage) and spent["requests"]:
         typer.echo(

@@ -14,8 +14,8 @@ from typing import Self
 from pydantic import ValidationError
 
 from rl_motion.config import UserError
-from rl_motion.prompts.author import ANSWERS, Answer, Author, Question, Refused, question_id
-from rl_motion.prompts.chat import Unanswered, Usage
+from rl_motion.prompts.author import ANSWERS, Answer, Author, Question, Refused, Unanswered, question_id
+from rl_motion.prompts.chat import Usage
 
 _APPLICATION = 0x726C6D61  # "rlma": says in SQLite's header whose file it is
 _VERSION = 1

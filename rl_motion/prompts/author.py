@@ -1,8 +1,8 @@
 """The seam between the pipeline and whoever answers its questions: the embedded grammar, an endpoint, a local model.
 
-A question is a frozen value and an answer is a validated one, so that answers can be kept: the same question to the same
-author (`fingerprint`) is never asked twice. Nothing an author says is trusted: `Refused` takes the place of an answer
-that did not pass.
+A question is a frozen value and an answer is a validated one, so that answers can be kept: the same question to the
+same author (`fingerprint`) is never asked twice. Nothing an author says is trusted: `Refused` takes the place of an
+answer that did not pass.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ class Refused(_Value):
     """No answer that passed: the question is set aside, with the reason."""
 
     reason: _Text
+
+
+class Unanswered(Refused):
+    """The author could not be asked, whatever the question says: not an answer to keep, it is asked again."""
 
 
 Answer = Decomposition | Composition | Verdict

@@ -63,6 +63,9 @@ class Built:
 def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
     """Build the pool `out`, go on with it, or leave it as it is where it is there already.
 
+    A pool some of whose questions did not get through to the author is made anew with their answers, as long as nobody
+    reviewed it.
+
     Raises:
         UserError: a source cannot be read, another build is at work, `out` holds something else or a pool that was made
             otherwise, the author cannot be asked or named, or no prompt comes of the captions.
@@ -77,8 +80,9 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
     excluded = read_captions(settings.exclude, "--exclude") if settings.exclude else Captions((), 0, ())
     made_of = _made_of(settings, captions, excluded, author)
     with _alone(out):
-        if is_pool(out):
-            return Built(_as_it_is(out, made_of), None, {})
+        there = _as_it_is(out, made_of) if is_pool(out) else None
+        if there is not None and (not there.info["counts"].get("unanswered") or any(row.history for row in there.rows)):
+            return Built(there, None, {})
         try:
             with Answers(out / BUILD / ANSWERS) as answers:
                 prompts, tally, counts = _run(settings, captions, excluded, out, Desk(answers, author, watch))
@@ -86,7 +90,7 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
         except KeyboardInterrupt as interrupt:
             interrupt.add_note("what was answered is kept; go on with the same command")
             raise
-        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}), tally, usage)
+        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}, there), tally, usage)
 
 
 def _run(
@@ -113,7 +117,8 @@ def _run(
             f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
         )
     totals = {"captions": captions.found, "repeated": captions.repeats, **counts, "meta_motions": len(metas)}
-    return prompts, tally, totals | {"orders": prompts.orders, "set_aside": tally.by_stage()}
+    told = {"orders": prompts.orders, "unanswered": desk.unanswered, "set_aside": tally.by_stage()}
+    return prompts, tally, totals | told
 
 
 def _captions_table(captions: Captions) -> bytes:

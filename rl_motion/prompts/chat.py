@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from rl_motion.config import UserError
 from rl_motion.prompts import checks
-from rl_motion.prompts.author import ANSWERS, Answer, Compose, Question, Refused
+from rl_motion.prompts.author import ANSWERS, Answer, Compose, Question, Refused, Unanswered
 from rl_motion.prompts.checks import printable
 
 TRIES = 4
@@ -75,10 +75,6 @@ _WRONG = """\
 This answer cannot be used: %s.
 Answer the task again with one JSON object and nothing else."""
 _FENCED = re.compile(r"\A```(?:json)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
-
-
-class Unanswered(Refused):
-    """The author could not be asked, whatever the question says: not an answer to keep, it is asked again."""
 
 
 @dataclass(slots=True)

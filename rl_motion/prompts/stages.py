@@ -19,6 +19,7 @@ from rl_motion.prompts.author import (
     Judge,
     Question,
     Refused,
+    Unanswered,
     Verdict,
 )
 from rl_motion.prompts.pool import make_prompt
@@ -42,6 +43,8 @@ class Desk:
     def __init__(self, answers: Answers, author: Author, watch: Watch) -> None:
         """Nothing is asked yet."""
         self._answers, self.author, self.watch = answers, author, watch
+        self.unanswered = 0
+        """Questions that did not get through; the next build asks them again."""
 
     def ask(self, stage: str, questions: Sequence[Question]) -> list[Answer | Refused]:
         """The answers, in the questions' order; raises UserError where the author cannot be asked."""
@@ -52,7 +55,9 @@ class Desk:
             done += 1
             self.watch(stage, done, len(questions))
 
-        return self._answers.ask(self.author, questions, count)
+        answers = self._answers.ask(self.author, questions, count)
+        self.unanswered += sum(isinstance(answer, Unanswered) for answer in answers)
+        return answers
 
 
 class MetaMotion(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any, Self
 import ray
 
 from rl_motion.config import RunFault, UserError
-from rl_motion.prompts.author import Answer, Question, Refused
-from rl_motion.prompts.chat import Unanswered, Usage
+from rl_motion.prompts.author import Answer, Question, Refused, Unanswered
+from rl_motion.prompts.chat import Usage
 from rl_motion.prompts.checks import printable
 from rl_motion.prompts.local_author import LocalAuthor, fingerprint_of
 from rl_motion.runtime.cluster import connect

@@ -28,9 +28,10 @@ from rl_motion.prompts.author import (
     Judge,
     Question,
     Refused,
+    Unanswered,
     Verdict,
 )
-from rl_motion.prompts.chat import TRIES, Unanswered
+from rl_motion.prompts.chat import TRIES
 from rl_motion.prompts.openai_author import OpenAIAuthor
 from tests.llm_servers import Asked, Reply, Script, right, serving, tiny_llama
 

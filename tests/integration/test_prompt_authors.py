@@ -11,8 +11,7 @@ import pytest
 from rl_motion.config import RunFault, UserError
 from rl_motion.prompts import local_author
 from rl_motion.prompts.answers import Answers
-from rl_motion.prompts.author import Answer, Decompose, Question, Refused
-from rl_motion.prompts.chat import Unanswered
+from rl_motion.prompts.author import Answer, Decompose, Question, Refused, Unanswered
 from rl_motion.prompts.local_author import LocalAuthor
 from rl_motion.runtime import prompt_authors
 from rl_motion.runtime.prompt_authors import RayAuthors

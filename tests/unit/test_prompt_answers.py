@@ -12,8 +12,18 @@ import pytest
 from rl_motion.config import UserError
 from rl_motion.prompts import answers as module
 from rl_motion.prompts.answers import Answers
-from rl_motion.prompts.author import Answer, Decompose, Decomposition, Judge, Question, Refused, Verdict, question_id
-from rl_motion.prompts.chat import Unanswered, Usage
+from rl_motion.prompts.author import (
+    Answer,
+    Decompose,
+    Decomposition,
+    Judge,
+    Question,
+    Refused,
+    Unanswered,
+    Verdict,
+    question_id,
+)
+from rl_motion.prompts.chat import Usage
 
 
 class Scripted:

@@ -19,10 +19,12 @@ from rl_motion.prompts.author import (
     Author,
     Compose,
     Composition,
+    Decompose,
     Decomposition,
     Judge,
     Question,
     Refused,
+    Unanswered,
     Verdict,
 )
 from rl_motion.prompts.build import ANSWERS, CAPTIONS, METAS, SET_ASIDE, Built, Settings, build
@@ -326,3 +328,19 @@ def test_splits_follow_from_meta_motions(tmp_path: Path) -> None:
             of_pair.setdefault(tuple(sorted(row.metas)), set()).add(row.split)
     assert of_pair and all(len(splits) == 1 for splits in of_pair.values())
     assert (tmp_path / "pool" / BUILD / ANSWERS).is_file()
+
+
+def test_what_did_not_get_through_is_asked_by_the_next_build(tmp_path: Path) -> None:
+    def lose_some(question: Question, answer: Answer | Refused) -> Answer | Refused:
+        lost = isinstance(question, Decompose) and question.caption in CAPTIONS_HERE[:3]
+        return Unanswered(reason="no answer within 60 s") if lost else answer
+
+    undisturbed = made(tmp_path, "undisturbed")
+    first = made(tmp_path, "pool", Twisted(lose_some))
+    assert first.table.info["counts"]["unanswered"] == 3 and undisturbed.table.info["counts"]["unanswered"] == 0
+    author = Twisted()
+    made(tmp_path, "pool", author)
+    assert pool_bytes(tmp_path) == pool_bytes(tmp_path, "undisturbed")
+    asked = [question.caption for question in author.asked if isinstance(question, Decompose)]
+    assert sorted(asked) == sorted(CAPTIONS_HERE[:3]), "all others were kept"
+    assert made(tmp_path, "pool", author).tally is None, "now it is whole"
