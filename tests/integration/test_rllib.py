@@ -28,7 +28,13 @@ def local(job: Job) -> tuple[Snapshot, list[Metrics]]:
     backend = LocalBackend(job, fakes.WORKSHOP)
     begun = loop.State(backend.start())
     end = loop.train(job, fakes.pool(job), backend, begun, lambda _, __, metrics: found.append(metrics)).snapshot
-    own = ("time/", "policy/staleness", "prompts/drawn", "prompts/set_aside", "prompts/unread")  # the loop says of itself
+    own = (
+        "time/",
+        "policy/staleness",
+        "prompts/drawn",
+        "prompts/set_aside",
+        "prompts/unread",
+    )  # the loop says of itself
     return end, [{name: value for name, value in row.items() if not name.startswith(own)} for row in found]
 
 
@@ -115,6 +121,17 @@ def test_a_checkpoint_that_comes_back_as_another_adapter_is_refused(build: Build
     algo = build(toy_job(), 0)
     with pytest.raises(RunFault, match=r"got adapter .* from the checkpoint; want 000000000000"):
         algo.set_state(algo.get_state() | {"sha256": "0" * 64})
+
+
+def test_what_it_cannot_do_is_refused_before_anything_starts(build: Build) -> None:
+    for override, words in (
+        ("runtime.mode=async", "want sync"),
+        ("prompts.curriculum=signal", "nobody keeps a ledger"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build(change_job(toy_job(), [override]), 0)
+    # Control: a curriculum that needs no ledger trains.
+    assert build(change_job(toy_job(), ["prompts.curriculum=difficulty"]), 0).train()["prompts/flat"] == 0.0
 
 
 @pytest.mark.slow
