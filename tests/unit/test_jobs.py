@@ -18,6 +18,7 @@ HELP = {
     "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},
+    "prompt_quality": {"--source", "--prompts", "labelled by hand", "near-duplicates"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
 
