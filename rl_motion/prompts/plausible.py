@@ -67,8 +67,7 @@ def at_once(first: Facts, second: Facts) -> str:
         return "two ways at once"
     if shared:  # of the head or of the root rather than of the torso
         return f"two uses of {min(shared)}"
-    held = {first.before, first.after, second.before, second.after} - {"any"}
-    if "low" in held or len(held) > 1:
+    if len({first.before, first.after, second.before, second.after} - {"any"}) > 1:
         return "postures that do not go together"
     if first.speed and second.speed and first.speed != second.speed:
         return "slow and fast at once"

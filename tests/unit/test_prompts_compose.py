@@ -101,6 +101,9 @@ def test_possessives_agree() -> None:
         assert set(re.findall(r"\b\w+sel\w+\b", text)) <= {selves}, text
         performers.add(performer)
     assert performers == owner.keys()
+    near = {"a man": "him", "a woman": "her", "a person": "them", "someone": "them", "the person": "them"}
+    said = wordings("repeat", "a man waves in front of him", detail="twice")
+    assert said == {f"{performer} waves in front of {them} twice" for performer, them in near.items()}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ def test_the_form_is_humanml3ds() -> None:
         ),  # apostrophe, hyphen, number
         ("he is running", ["he/PRON", "is/AUX", "run/VERB"]),  # lemmas of verbs, not of auxiliaries
         ("both feet left", ["both/DET", "foot/NOUN", "left/ADV"]),
+        ("on the left", ["on/ADP", "the/DET", "left/NOUN"]),  # no form of `leave`
         ("walks foward infront", ["walk/VERB", "forward/ADV", "in/ADP", "front/NOUN"]),  # slips of the pen
         ("", []),
         ("?! ... 7", []),
@@ -160,10 +162,18 @@ def test_tags_depend_on_words_alone(text: str) -> None:
     assert tag(text) == tag(f"  {text.lower()} ".replace(" ", "  ")) == tag(text)
 
 
+def seconds(function: Callable[[str], object], text: str) -> float:
+    """Of this process; the least of three, after the dictionary is loaded."""
+    function(text)
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        function(text)
+        taken.append(time.process_time() - started)
+    return min(taken)
+
+
 @pytest.mark.parametrize("unit", ["walks ", "kicks ", "a, ", ", ", "left ", "z", "it . "])
 def test_a_long_caption_takes_no_long_time(unit: str) -> None:
     text = (unit * 1000)[:1000]
-    tag(text)  # the dictionary is loaded
-    started = time.process_time()
-    tag(text)
-    assert time.process_time() - started < 0.05
+    assert seconds(tag, text) < 0.05
