@@ -101,6 +101,17 @@ def prompts(split: str) -> list[Prompt]:
     return list({p.id: p for p in made}.values())
 
 
+def wordings(split: str) -> list[Prompt]:
+    """Every wording of a split's combinations that captioned motion has: more than `prompts`, which they contain.
+
+    Raises:
+        UserError: an unknown split.
+    """
+    _check(split)
+    made = [make_prompt(split, c, i) for i in range(WORDINGS) for c in splits()[split]]
+    return list({p.id: p for p in made}.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Clips:
     """Captioned motions: features_NFD (zero beyond length), length_N, captions, and their combinations."""

@@ -14,6 +14,7 @@ from random import Random
 from rl_motion.prompts.author import Compose
 from rl_motion.prompts.lexicon import LIMBS
 from rl_motion.prompts.phrases import neutral, performer_end
+from rl_motion.prompts.vocabulary import listed
 from rl_motion.prompts.words import Word, inflect, parse
 
 SUBJECTS = (("a person", "their"), ("someone", "their"), ("the person", "their"), ("a man", "his"), ("a woman", "her"))
@@ -22,6 +23,7 @@ _WEIGHTS = (6, 1, 1, 2, 2)
 SWAPS = (("left", "right"), ("forward", "backward"), ("forwards", "backwards"), ("clockwise", "counterclockwise"),
          ("clockwise", "anticlockwise"))  # fmt: skip
 """Words that change places: of `side` the first pair, of `direction` the others."""
+_BEFORE_LIMBS = listed("on to over above in behind at near towards toward against")
 _REFLEXIVE = {"his": "himself", "her": "herself"}
 _OBJECT = {"his": "him", "her": "her"}
 _FRONTED = frozenset({"slowly", "quickly"})
@@ -131,7 +133,7 @@ def _owned(words: Sequence[Word]) -> list[str]:
 
 def _is_bare_limb(word: Word, before: Word) -> bool:
     """before: the word before the limb and its adjectives."""
-    owned = before.tag != "VERB" and before.text not in ("on", "to", "over", "above", "in", "behind", "at")
+    owned = not before.third and before.text not in _BEFORE_LIMBS
     named = word.tag == "NOUN" and word.text in LIMBS and word.text not in ("body", "toe", "toes", "heel")
     return named and not owned
 

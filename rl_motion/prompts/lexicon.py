@@ -83,7 +83,7 @@ OTHERS = listed("""
 """Other bodies: what needs them is no motion of one person."""
 NO_ANTECEDENT = listed("""
     it this these those that they he she one other another same there such which what who whom where when so back
-    again also still
+    again more also still
 """)
 """Words that point back to what a meta-motion alone no longer says."""
 NEEDS_OBJECT = listed("""

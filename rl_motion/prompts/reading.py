@@ -128,16 +128,46 @@ _KEEP_ORDER = listed("left right up down forward backward back in out")
 _AT_ONCE = re.compile(r" while | at the same time| simultaneously| as (?:they|he|she) ")
 
 
+_PHRASES = tuple(
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r",? (?:with|keeping) (?:the|their|his|her) head (up|down)\b(.*)$", r"\2 while looking \1"),
+        (r"(?<!while) looking (up|down)\b(.*)$", r"\2 while looking \1"),
+        (r"look(ing|s) at the ceiling", r"look\1 up"),
+        (r"look(ing|s) at the (?:floor|ground)", r"look\1 down"),
+        (r"\b(?:in slow motion|at a slow pace|unhurriedly)\b", "slowly"),
+        (r"\b(?:at a fast pace|rapidly|swiftly)\b", "quickly"),
+        (r"\b(?:one|a single) time\b", "once"),
+        (r"\btwo times\b", "twice"),
+        (r"\bthree times\b", "thrice"),
+        (r"\b(?:wide|big|large)\b", "large"),
+        (r"\b(?:tight|little)\b", "small"),
+        (r"\bwith (?:the |their |his |her )?arms (?:spread|like wings|outstretched)\b", "with outspread arms"),
+        (
+            r"\bwith (?:the |their |his |her )?(?:hands on (?:the |their |his |her )?hips|arms akimbo)\b",
+            "with arms akimbo",
+        ),
+        (r"\b(?:with (?:the |their |his |her )?knees bent|in a low stance)\b", "with bent knees"),
+        (r"\bon the (left|right) side\b", r"\1"),
+        (r"\bin an? ((?:counter ?|anti)?clockwise) (?:direction|manner|motion|fashion)\b", r"\1"),
+    )
+)
+"""Ways to say the same that no single word decides."""
+
+
 @lru_cache(maxsize=200_000)
 def meaning(text: str) -> str:
     """Key under which paraphrases meet: each motion's verb and content words by synonym class, motions in order.
 
     Order within a motion counts only among directions (`left to right`). Motions at the same time are sorted.
     """
-    keys = [_clause_key(clause) for clause in decompose(text) or [text]]
-    if _AT_ONCE.search(f" {text.lower()} "):
+    said = " ".join(text.lower().split())
+    for pattern, plain in _PHRASES:
+        said = pattern.sub(plain, said)
+    keys = [_clause_key(clause) for clause in decompose(said) or [said]]
+    if _AT_ONCE.search(f" {said} "):
         return "|".join(sorted(keys))
-    if text.lower().split()[:1] == ["before"]:
+    if said.split()[:1] == ["before"]:
         keys = keys[1:] + keys[:1]
     return ">".join(keys)
 

@@ -161,9 +161,10 @@ def _splits() -> tuple[str, ...]:
 
 
 def _of_world(split: str) -> Iterator[Caption]:
-    from rl_motion.data.embedded import prompts
+    """A split's captions; of one that is kept for evaluation every wording, as many as can be avoided."""
+    from rl_motion.data.embedded import prompts, wordings
 
-    for prompt in prompts(split):
+    for prompt in prompts(split) if split in TRAINING_SPLITS else wordings(split):
         yield Caption((f"{split}/{prompt.id}",), prompt.text, prompt.length)
 
 

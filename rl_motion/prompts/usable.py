@@ -41,6 +41,11 @@ _NEVER_LIMBS = listed("eat pick drink climb dig pour play catch dribble juggle c
 _GERUND_OBJECTS = listed("jack jacks walking boxing starting standing")
 _HALVES_OF_ONE = listed("leg foot arm hand knee side step time full turn another")
 """`one leg`: here `one` is a number."""
+_COUNTED_THINGS = listed(
+    "item object ball box bottle chair cup phone rock stick bag dumbbell racket table club telephone"
+)
+"""Things that need an article: `lifts item`."""
+_MANNERS = listed("manner fashion motion way")
 _PLACES_OF_THEM = listed("of behind beside around above below under with")
 
 
@@ -129,16 +134,39 @@ def _cut_short(sentence: Sentence) -> bool:
     if not sentence.after:
         return False
     last, before = sentence.after[-1], sentence.after[-2] if len(sentence.after) > 1 else None
-    if last.text in ("left", "right"):
-        return before is not None and (
-            before.text in ("their", "his", "her", "with", "both", "and") or before.tag == "ADJ"
-        )
+    if last.text in ("left", "right") and before is not None:
+        # `creeps to their left` is whole.
+        of_a_limb = before.text in ("their", "his", "her") and [w.tag for w in sentence.after[-3:-2]] != ["ADP"]
+        return of_a_limb or before.text in ("with", "both", "and") or before.tag == "ADJ"
     return last.tag in ("DET", "CCONJ", "AUX", "PART") or last.text in _OPEN_ENDED
 
 
 def _misses_preposition(sentence: Sentence) -> bool:
-    noun = next((w for w in sentence.after if w.tag == "NOUN"), sentence.verb)
-    return sentence.verb.lemma in _NEVER_LIMBS and noun.text in LIMBS
+    """The first noun is a limb, before any preposition: `eats his hand`, not `walks with crossed arms`."""
+    first = next((w for w in sentence.after if w.tag in ("NOUN", "ADP")), sentence.verb)
+    return sentence.verb.lemma in _NEVER_LIMBS and first.text in LIMBS
+
+
+def _slip(sentence: Sentence) -> bool:
+    """`lifts item`, `takes a big steps`, `walks side to side manner`, `in circle's`: no sentence to go on with."""
+    texts = [w.text for w in sentence.after]
+    if any("'" in text for text in texts) or (_MANNERS & set(texts) and not {"in", "with", "a", "the"} & set(texts)):
+        return True
+    first = next((w for w in sentence.after if w.tag not in ("ADJ", "ADV")), None)
+    if first is not None and first.text in _COUNTED_THINGS:
+        return True
+    for place, word in enumerate(sentence.after):
+        following = next((w for w in sentence.after[place + 1 :] if w.tag != "ADJ"), None)
+        plural = following is not None and following.tag == "NOUN" and following.lemma != following.text
+        if word.text in ("a", "an") and plural and following is not None and following.text.endswith("s"):
+            return True
+    return False
+
+
+def _unplaced(sentence: Sentence) -> bool:
+    """`puts their right hand`: where?"""
+    place = any(w.tag == "ADP" or (w.tag == "ADV" and not w.text.endswith("ly")) for w in sentence.rest)
+    return sentence.verb.lemma in ("put", "place", "set", "lay", "bring") and not place
 
 
 def _unknown_motion(sentence: Sentence) -> bool:
@@ -169,6 +197,8 @@ _RULES: tuple[tuple[str, Callable[[Sentence], bool]], ...] = (
     ("another body", lambda sentence: any(w.text in OTHERS for w in sentence.after)),
     ("not one clause", lambda sentence: any(w.text in ("after", "before") for w in sentence.after)),
     ("cut short", _cut_short),
+    ("cut short", _unplaced),
+    ("a slip", _slip),
     ("does to a limb what is done to things", _misses_preposition),
     ("several parts", lambda sentence: sum(w.tag == "CCONJ" for w in sentence.after) > 1),
     ("unknown motion", _unknown_motion),

@@ -77,7 +77,7 @@ def tag(text: str) -> list[tuple[str, str]]:
     for word in parse(text):
         plain = word.text.partition("'")[0]
         if plain.isalpha():
-            out.append((word.lemma if word.tag in ("NOUN", "VERB") and plain != "left" else plain, word.tag))
+            out.append((word.lemma if word.tag in ("NOUN", "VERB") else plain, word.tag))
     return out
 
 
@@ -245,6 +245,7 @@ _BY_WORD: dict[str, Callable[[_Spot], str]] = {
     "as": lambda spot: "SCONJ" if spot.after in CLAUSE_AFTER_AS else "ADP",
     **_for_all("clockwise counterclockwise anticlockwise", lambda spot: "ADJ" if _noun_like(spot.after) else "ADV"),
     "like": lambda spot: "SCONJ",
+    "human": lambda spot: "NOUN",
     "first": lambda spot: "ADV" if not spot.before or spot.before in SUBJECTS else "",
     "that": _of_that,
     "her": _of_her,

@@ -19,6 +19,7 @@ HELP = {
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},
     "prompt_quality": {"--source", "--prompts", "labelled by hand", "near-duplicates"},
+    "more_prompts": {"--out", "--iterations", "--parallel", "figure 5b", "held-out combination"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
 
@@ -186,3 +187,11 @@ def test_every_variant_of_the_toy_runs_and_has_its_row(landing, bases, monkeypat
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| frozen", "| stop"))]
     assert len(rows) == 2 * len(landing.LANDINGS) * len(landing.BALANCES)
     assert all(len(row.split("|")) == 12 for row in rows)
+
+
+def test_what_is_held_out_reaches_no_pool(root, tmp_path):
+    """Prompts are excluded by meaning; the oracle's own reader, which knows no such key, finds none left."""
+    more = load(root, "more_prompts")
+    assert more._pool(tmp_path, 300).name == "pool-300"
+    with pytest.raises(UserError, match="a held-out combination"):
+        more._pool(tmp_path / "careless", 300, exclude=("source/test",))
