@@ -65,7 +65,9 @@ def postures(core: str, texts: Set[str], after: Sequence[Word]) -> tuple[str, st
         return POSTURES[core]
     if core in TRAVEL and texts & {"knees", "fours"} and "on" in texts:
         return "kneel", "kneel"
-    stands = core in TRAVEL | JUMPS | LEG_VERBS | TORSO_VERBS | PERFORMED or (core in TURNS and not limbs(after))
+    if core in TURNS:  # `turns their head`
+        return ("any", "any") if _object_first(after) else ("stand", "stand")
+    stands = core in TRAVEL | JUMPS | LEG_VERBS | TORSO_VERBS | PERFORMED
     return ("stand", "stand") if stands else ("any", "any")
 
 

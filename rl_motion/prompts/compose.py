@@ -20,7 +20,7 @@ from rl_motion.prompts.words import Word, inflect, parse
 SUBJECTS = (("a person", "their"), ("someone", "their"), ("the person", "their"), ("a man", "his"), ("a woman", "her"))
 """Performers with the possessive that agrees."""
 _WEIGHTS = (6, 1, 1, 2, 2)
-SWAPS = (("left", "right"), ("forward", "backward"), ("forwards", "backwards"), ("clockwise", "counterclockwise"),
+SWAPS = (("left", "right"), ("forward", "backward"), ("clockwise", "counterclockwise"),
          ("clockwise", "anticlockwise"))  # fmt: skip
 """Words that change places: of `side` the first pair, of `direction` the others."""
 _BEFORE_LIMBS = listed("on to over above in behind at near towards toward against")

@@ -206,7 +206,7 @@ class Cutter:
             ahead += 1
         skipped = self.words[self.at + 1 : self.at + ahead]
         self.at += 1
-        if word.text not in _BE or follower is None:
+        if word.text not in _BE or follower is None or follower.text == "about":  # `is about to walk`
             return
         if follower.past and follower.lemma not in ("crouch", "hunch"):
             self._open(Clause(self.subject, follower.text, [*self.pending, *skipped], auxiliary="is"))

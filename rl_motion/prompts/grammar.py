@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from rl_motion.prompts.author import Answer, Compose, Composition, Decompose, Decomposition, Question, Refused, Verdict
@@ -38,9 +39,9 @@ class GrammarAuthor:
     name = "grammar"
 
     def __init__(self) -> None:
-        """Its fingerprint is the hash of its rules: other rules, other answers."""
+        """Its fingerprint is the hash of its rules and its dictionary's release: other rules, other answers."""
         here = Path(__file__).parent
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(version("lemminflect").encode())
         for module in _RULES:
             digest.update((here / f"{module}.py").read_bytes())
         self.fingerprint = digest.hexdigest()

@@ -88,7 +88,7 @@ NO_ANTECEDENT = listed("""
 """Words that point back to what a meta-motion alone no longer says."""
 NEEDS_OBJECT = listed("""
     raise lower lift throw catch hold grab pick put place push pull touch open close bring carry lay set swat hit
-    press cover spread cross uncross extend move drop flap flex fold shake stir pour eat wash wipe rub scratch
+    press cover spread cross uncross extend drop flap flex fold shake stir pour eat wash wipe rub scratch
     stroke pet brush play strum row scrub clean sweep pump toss dribble fling grasp juggle massage scoop hang tie
     comb aim thrust tap pat straighten outstretch wiggle hug elevate shoot mix unscrew clasp cup rock slam saw swing
     draw write dial type conduct

@@ -108,7 +108,7 @@ def orders(metas: Sequence[Meta], seed: int, max_frames: int, fps: float) -> Ite
     asked: set[tuple[str, ...]] = set()
     per_pair: Counter[tuple[str, ...]] = Counter()
     vain = 0
-    while vain < _PATIENCE * len(ordered):
+    while vain < _PATIENCE * max(len(ordered), _TRIES):
         operation = rng.choices(names, shares)[0]
         for _ in range(_TRIES):
             vain += 1

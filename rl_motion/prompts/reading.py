@@ -99,7 +99,9 @@ def _performed(verb: str, after: Sequence[Word]) -> str:
     strikes = verb in ("throw", "swing", "deliver") and any(w.lemma in ("kick", "punch", "uppercut") for w in after[:4])
     if verb not in PERFORMING and not strikes:
         return ""
-    return next((w.lemma for w in after if w.lemma in PERFORMED or w.text in PERFORMED), "")
+    named = [w for w in after if w.lemma in PERFORMED or w.text in PERFORMED]
+    # `jumping jacks` are jacks, no jump.
+    return next((w.lemma for w in [w for w in named if w.tag == "NOUN"] or named), "")
 
 
 def _limb(core: str, uses: Set[str], named: Set[str]) -> str:
@@ -121,7 +123,7 @@ _SYNONYMS = {
 """Words for others that say the same in captions, by text or lemma."""
 _EMPTY = listed("""
     a an the their his her its is are be person at pace in of time while and then also on speed they he she direction
-    motion manner with body own way around using by for to same
+    motion manner with body own way around using by for to same them him
 """)
 """Words that change no meaning between paraphrases, once the others are there."""
 _KEEP_ORDER = listed("left right up down forward backward back in out")

@@ -136,7 +136,7 @@ def _cut_short(sentence: Sentence) -> bool:
     last, before = sentence.after[-1], sentence.after[-2] if len(sentence.after) > 1 else None
     if last.text in ("left", "right") and before is not None:
         # `creeps to their left` is whole.
-        of_a_limb = before.text in ("their", "his", "her") and [w.tag for w in sentence.after[-3:-2]] != ["ADP"]
+        of_a_limb = before.text in ("their", "his", "her", "the") and [w.tag for w in sentence.after[-3:-2]] != ["ADP"]
         return of_a_limb or before.text in ("with", "both", "and") or before.tag == "ADJ"
     return last.tag in ("DET", "CCONJ", "AUX", "PART") or last.text in _OPEN_ENDED
 

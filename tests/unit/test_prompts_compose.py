@@ -115,7 +115,7 @@ def test_possessives_agree() -> None:
         ("side", "with the left hand", "a person waves", r".* waves with the left hand"),
         ("side", "left to right", RAISE, r".* raises (his|her|their) right arm"),
         ("direction", "forward to backward", WALK, r".* walks backward"),
-        ("direction", "forwards to backwards", "a person walks forwards", r".* walks backwards"),
+        ("direction", "forward to backward", "a person walks forwards", r".* walks backwards"),
         ("direction", "clockwise to counterclockwise", "a person spins counterclockwise", r".* spins clockwise"),
         ("direction", "to the left", "a person leans", r".* leans to the left"),
     ],
