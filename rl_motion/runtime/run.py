@@ -179,15 +179,24 @@ class Run:
         FINISHED, FAILED or KILLED."""
         status_file.ended(self.folder, status, time.time())
         self.publish_adapter()
-        newest = self._commits.newest()
-        if self._prompts and newest:
-            self._prompts.write_ledger(self.folder, _ledger(newest))
+        self._show_ledger()
         if self._mlflow is None:
             return
         paths = [self.folder / name for name in ("report.html", "report.json", "adapter", TABLES)]
         files = [path for path in paths if path.exists()]
         if not self._mlflow.finish(status, files, _MLFLOW_PATIENCE_S if status != "KILLED" else 5.0):
             _log.warning("MLflow lacks the last rows; `rl-motion resume %s` sends what is missing", self.folder)
+
+    def _show_ledger(self) -> None:
+        """What was learned of the prompts, as far as it was committed. It repeats what the commit holds: a disk that
+        does not take it is no reason to leave the run open in MLflow, or to say less of what ended it."""
+        newest = self._commits.newest()
+        if self._prompts is None or newest is None:
+            return
+        try:
+            self._prompts.write_ledger(self.folder, _ledger(newest))
+        except OSError as error:
+            _log.warning("the tables of the ledger are not up to date (%s); resume %s", error, self.folder)
 
     def _note_best(self, iteration: int, metrics: Metrics) -> None:
         reward = metrics.get(REWARD)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +18,7 @@ from rl_motion.config import Job
 from rl_motion.prompts import table
 from rl_motion.prompts.curricula import Curriculum
 from rl_motion.prompts.pool import PromptPool
-from rl_motion.runtime import frontend, prompt_records, resuming
+from rl_motion.runtime import frontend, prompt_records, resuming, run
 from rl_motion.runtime.frontend import Means
 from rl_motion.runtime.ledger import Ledger
 from rl_motion.runtime.prompt_records import PromptRecords
@@ -73,9 +75,11 @@ def test_mlflow_knows_the_data_sets_and_shows_the_tables(desk: Path, monkeypatch
     folder = resumed(job(mlflow_uri="sqlite:///{out}/mlflow.db"), desk / "out")
     client = MlflowClient(tracking_uri=f"sqlite:///{desk}/out/mlflow.db")
     experiment = client.get_experiment_by_name("rl_motion")
-    (run,) = client.search_runs([experiment.experiment_id])
-    inputs = {one.dataset.name: (one.dataset, {t.key: t.value for t in one.tags}) for one in run.inputs.dataset_inputs}
-    assert len(run.inputs.dataset_inputs) == 2  # not four, after a resume
+    (found,) = client.search_runs([experiment.experiment_id])
+    inputs = {
+        one.dataset.name: (one.dataset, {t.key: t.value for t in one.tags}) for one in found.inputs.dataset_inputs
+    }
+    assert len(found.inputs.dataset_inputs) == 2  # not four, after a resume
     (trained, tags), (validated, others) = inputs["mine/train"], inputs["mine/val"]
     sha256 = table.pool_sha256(table.read_table("mine"))
     assert trained.digest == validated.digest == sha256[:16]
@@ -84,10 +88,10 @@ def test_mlflow_knows_the_data_sets_and_shows_the_tables(desk: Path, monkeypatch
     assert json.loads(trained.source) == {"uri": "mine/prompts.parquet"}
     assert json.loads(trained.profile)["reviews"] == {"rejected": 1, "unreviewed": 8}
     assert {"name": "text", "type": "string", "required": True} in json.loads(trained.schema)["mlflow_colspec"]
-    shown = {one["path"] for one in json.loads(run.data.tags["mlflow.loggedArtifacts"]) if one["type"] == "table"}
+    shown = {one["path"] for one in json.loads(found.data.tags["mlflow.loggedArtifacts"]) if one["type"] == "table"}
     assert shown == {"prompts/pool.json", "prompts/ledger.json"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{desk}/out/mlflow.db")  # load_table reads nothing else
-    named = {"run_ids": [run.info.run_id], "experiment_id": experiment.experiment_id}
+    named = {"run_ids": [found.info.run_id], "experiment_id": experiment.experiment_id}
     prompts = client.load_table(artifact_file="prompts/pool.json", **named)
     assert list(prompts["text"]) == [one.text for one in [*TRAIN, *VAL]]
     assert list(prompts["split"]) == ["train"] * 8 + ["val"] * 4 and set(prompts["source"]) == {"mine"}
@@ -137,3 +141,20 @@ def test_a_table_that_is_too_long_says_so_in_its_name(desk: Path, monkeypatch: p
     assert [one[0] for one in tables["pool_5_first.json"]] == [one.text for one in TRAIN[:5]]
     assert tables["ledger_5_most_drawn.json"][0][:3] == [TRAIN[6].text, 3, None]
     assert pq.read_table(desk / "prompts" / "ledger.parquet").num_rows == 8
+
+
+def test_a_disk_without_room_for_the_ledger_neither_fails_the_run_nor_leaves_it_open_in_mlflow(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    closed: list[Any] = []
+    monkeypatch.setattr(PromptRecords, "write_ledger", full)
+    monkeypatch.setattr(run, "MlflowTracker", lambda *_: Mock(run_id=None, finish=lambda *told: closed.append(told[0])))
+    made = job(mlflow_uri="sqlite:///{out}/mlflow.db")
+    frontend.start(made, desk / "out", QUIET)
+    assert "No space left" in caplog.text
+    with pytest.raises(KeyboardInterrupt):  # what ended it is what is seen
+        frontend.start(fakes.with_model(made, "toy:interrupt=2"), desk / "other", QUIET)
+    assert closed == ["FINISHED", "KILLED"]
