@@ -123,7 +123,7 @@ def _labels(names: Sequence[str]) -> list[str]:
     deepest = max(map(len, paths), default=1)
     enough = (n for n in range(1, deepest) if len({path[-n:] for path in paths}) == len(set(paths)))
     depth = next(enough, deepest)
-    return [_shown("/".join(path[-depth:])[-_MAX_LABEL:]) for path in paths]
+    return [_shown("/".join(path[-depth:])[-_MAX_LABEL:])[-_MAX_LABEL:] for path in paths]
 
 
 def _entries(name: str, label: str, option: str) -> Iterator[Caption | BadLine]:
@@ -200,6 +200,8 @@ def _by_line(text: str, label: str, parse: _Parse) -> Iterator[Caption | BadLine
 
 
 def _jsonl(text: str, label: str) -> Iterator[Caption | BadLine]:
+    names: set[str] = set()
+
     def parse(line: str, name: str) -> Iterator[Caption | BadLine]:
         try:
             value = json.loads(line)
@@ -207,7 +209,7 @@ def _jsonl(text: str, label: str) -> Iterator[Caption | BadLine]:
             raise _Bad("not UTF-8" if _SURROGATE.search(line) else "not JSON") from None
         if not isinstance(value, dict):
             raise _Bad("not an object")
-        yield from _record(value, label, name)
+        yield from _record(value, label, name, names)
 
     return _by_line(text, label, parse)
 
@@ -221,13 +223,14 @@ def _csv(text: str, label: str) -> Iterator[Caption | BadLine]:
     if not {"text", "caption"} & set(columns):
         shown = _shown(", ".join(columns))
         raise UserError(f"got {label} with the columns {shown!r}; want text or caption among them; name one so")
+    names: set[str] = set()
 
     def parse(line: str, name: str) -> Iterator[Caption | BadLine]:
         fields = _fields(line)
         if len(fields) != len(columns):
             raise _Bad("not as many fields as columns")
         known = {c: f for c, f in zip(columns, fields, strict=True) if c in _COLUMNS and f.strip()}
-        yield from _record(known, label, name)
+        yield from _record(known, label, name, names)
 
     # A row is a line, so that a quote that is never closed takes no other row with it.
     return _by_line(f"\n{rest}", label, parse)
@@ -265,13 +268,24 @@ _PARSERS: dict[str, Callable[[str, str], Iterator[Caption | BadLine]]] = {".json
 """(a file's text, its label) -> its captions."""
 
 
-def _record(value: Mapping[str, Any], label: str, name: str) -> Iterator[Caption | BadLine]:
-    """The captions of an object; of several, each is judged alone."""
+def _record(value: Mapping[str, Any], label: str, name: str, names: set[str]) -> Iterator[Caption | BadLine]:
+    """The captions of an object; of several, each is judged alone.
+
+    Args:
+        value: the object.
+        label: of the source.
+        name: `label/line`, its id where it has none of its own.
+        names: of the objects before it. An id that is among them is told apart by its line.
+    """
+    line = name.removeprefix(f"{label}/")
     if (identity := value.get("id")) is not None:
         short = isinstance(identity, str | int) and str(identity).isprintable() and 1 <= len(str(identity)) <= _MAX_ID
         if not short or isinstance(identity, bool):
             raise _Bad("an id that is no short text")
         name = f"{label}/{identity}"
+    while name in names:
+        name = f"{name}:{line}"
+    names.add(name)
     frames = _number(value.get("n_frames"), 1.0, "n_frames") or _number(value.get("duration_s"), FPS, "duration_s")
     if "captions" not in value:
         text = value.get("text", value.get("caption"))

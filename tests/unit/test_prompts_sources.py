@@ -60,6 +60,26 @@ def test_jsonl_in_its_three_forms(tmp_path: Path) -> None:
     assert found.bad == () and found.repeats == 0
 
 
+def test_an_id_that_repeats_is_told_apart_by_its_line(tmp_path: Path) -> None:
+    records = [{"id": 7, "text": "a"}, {"id": 7, "text": "b"}, {"id": "7:2", "text": "c"}, {"id": 7, "captions": ["d"]}]
+    found = read(tmp_path, "x.jsonl", jsonl(*records, {"id": "6", "text": "e"}, {"text": "f"}))
+    assert [c.ids for c in found.captions] == [
+        ("x.jsonl/7",),
+        ("x.jsonl/7:2",),
+        ("x.jsonl/7:2:3",),
+        ("x.jsonl/7:4/0",),
+        ("x.jsonl/6",),
+        ("x.jsonl/6:6",),
+    ]
+    found = read(tmp_path, "x.csv", "id,text\n7,a\n7,b\n")
+    assert [c.ids for c in found.captions] == [("x.csv/7",), ("x.csv/7:3",)]
+
+
+def test_ids_stay_short_whatever_a_file_is_called(tmp_path: Path) -> None:
+    found = read(tmp_path, "\u3000" * 70 + ".txt", "a person walks\n")
+    assert len(found.captions[0].ids[0]) <= 200
+
+
 BAD_OBJECTS = [
     (b"not json", "not JSON"),
     (b"[" * 100_000, "not JSON"),
