@@ -27,6 +27,7 @@ CREATE TABLE usage (
     tokens_in INTEGER NOT NULL DEFAULT 0, tokens_out INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 """
+_USAGE = ("author", "model", "asked", "from_store", "requests", "tokens_in", "tokens_out", "cost")
 _KEYS_AT_ONCE = 500
 _BATCH = 500
 _BATCH_S = 0.5
@@ -129,7 +130,7 @@ class Answers:
             cursor = self._db.execute("SELECT * FROM usage")
             names = [column[0] for column in cursor.description]
             rows = [dict(zip(names, row, strict=True)) for row in cursor]
-        return {row.pop("fingerprint"): row for row in rows}
+            return {row["fingerprint"]: {name: row[name] for name in _USAGE} for row in rows}
 
     def _fresh(
         self, author: Author, keys: Sequence[str], questions: Sequence[Question]

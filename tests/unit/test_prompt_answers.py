@@ -199,6 +199,18 @@ def odd_kind(path: Path) -> None:
         db.execute("UPDATE answers SET kind = 'prophecy'")
 
 
+def test_what_was_spent_cannot_be_read_of_other_columns(path: Path) -> None:
+    with Answers(path) as store:
+        store.ask(Scripted(), some(1))
+    for column in ("fingerprint", "requests"):
+        with sqlite3.connect(path) as db:
+            db.execute(f"ALTER TABLE usage RENAME COLUMN {column} TO odd")
+        with pytest.raises(UserError, match="damaged"), Answers(path) as store:
+            store.usage()
+        with sqlite3.connect(path) as db:
+            db.execute(f"ALTER TABLE usage RENAME COLUMN odd TO {column}")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
