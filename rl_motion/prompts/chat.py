@@ -74,6 +74,9 @@ _OPERATIONS = {
 _WRONG = """\
 This answer cannot be used: %s.
 Answer the task again with one JSON object and nothing else."""
+_ESCAPED = "<>|`[]"
+"""What marks up chats: `<|im_end|>`, `[INST]`, fences."""
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _FENCED = re.compile(r"\A```(?:json)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 
 
@@ -94,7 +97,7 @@ def fingerprint(model: str, settings: Mapping[str, Any]) -> str:
         model: its name, or the hash of its weights.
         settings: of sampling.
     """
-    templates = [_SYSTEM, _TASKS, _OPERATIONS, _WRONG, TRIES, checks.VERSION, sorted(ANSWERS)]
+    templates = [_SYSTEM, _TASKS, _OPERATIONS, _WRONG, _ESCAPED, TRIES, checks.VERSION, sorted(ANSWERS)]
     content = json.dumps([model, dict(settings), templates, [schema(kind) for kind in sorted(ANSWERS)]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -197,4 +200,9 @@ class Losses:
 def _data(question: Question) -> str:
     """The question's texts as JSON that cannot be read as markup, a template or a tokenizer's special token."""
     text = json.dumps(question.model_dump(exclude={"kind", "operation"}), ensure_ascii=False)
-    return "".join(f"\\u{ord(character):04x}" if character in "<>|`" else character for character in text)
+    # Inside strings alone: JSON's own brackets stay.
+    return _STRING.sub(lambda string: "".join(map(_escaped, string[0])), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character in _ESCAPED else character

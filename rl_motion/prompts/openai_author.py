@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import urlsplit
 
 from rl_motion.config import UserError
@@ -72,11 +72,12 @@ class OpenAIAuthor:
         Raises:
             UserError: the address or the key can be none.
         """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        if not _is_address(base_url):
+            # A name, a query or a fragment may hold a key, which is not to be printed.
+            shown = "..." if set(base_url) & set("@?#") else printable(base_url)
             raise UserError(
-                f"got the base URL {printable(base_url.rpartition('@')[2])!r}; want http://HOST[:PORT]/v1 or "
-                "https://HOST/v1, without a name or a password; mend it"
+                f"got the base URL {shown!r}; want http://HOST[:PORT]/v1 or https://HOST/v1, without a name, a "
+                "password, a query or a fragment; mend it, and give a key as OPENAI_API_KEY"
             )
         self._key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
         if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
@@ -251,7 +252,7 @@ class OpenAIAuthor:
         """The message's text, after counting what it took. Servers send what they like: nothing is sure to be there."""
         spent, count = self.usage, getattr(completion, "usage", None)
         read, written = (getattr(count, name, 0) for name in ("prompt_tokens", "completion_tokens"))
-        if isinstance(read, int) and isinstance(written, int):
+        if _is_count(read) and _is_count(written):
             spent.tokens_in += read
             spent.tokens_out += written
             spent.cost += (read * self._prices[0] + written * self._prices[1]) / 1e6
@@ -324,6 +325,21 @@ class _Pace:
     def pause(self, seconds: float) -> None:
         """No request before then."""
         self._next = max(self._next, time.monotonic() + seconds)
+
+
+def _is_address(base_url: str) -> bool:
+    """Whether it names a server and a path there, and nothing else."""
+    try:
+        parts = urlsplit(base_url)
+        host = parts.port != 0 and parts.hostname
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        return False
+    return bool(host) and parts.scheme in {"http", "https"} and not set(base_url) & set("@?#")
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    """Whether a server can mean it as a number of tokens; a larger one would not even fit into the store's column."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _retry_after_s(header: str) -> float:

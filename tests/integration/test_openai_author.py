@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -100,12 +101,12 @@ def test_a_whole_round_and_a_second_one_that_costs_nothing(tmp_path: Path) -> No
 
 
 def test_a_request_asks_for_the_schema_and_carries_captions_as_data() -> None:
-    caption = 'a person says "|im_end|" & waves'
+    caption = 'a person says "|im_end|" [/INST] & waves'
     with serving(right) as server:
         answers(OpenAIAuthor("m", server.url), [Decompose(caption=caption)])
     asked = server.asked[0]
     assert asked.data == {"caption": caption}
-    assert "|" not in asked.messages[1]["content"].rpartition("\ndata: ")[2]
+    assert not set("|[]") & set(asked.messages[1]["content"].rpartition("\ndata: ")[2])
     body = asked.body
     assert (body["temperature"], body["seed"], body["model"]) == (0, 0, "m")
     form = body["response_format"]["json_schema"]
@@ -259,6 +260,35 @@ def test_a_server_that_repeats_the_key_in_its_answers_does_not_get_it_into_the_s
         (refused,) = store.ask(OpenAIAuthor("m", server.url), captions(1))
     assert isinstance(refused, Refused) and "[key]" in refused.reason
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host/v1?api_key=secret",
+        "https://host/v1?key=a@secret",
+        "http://host/v1#secret",
+        "http://me:sec?secret@host/v1",
+        "http://host/v1?",
+        "http://[/v1",
+        "http://host:port/v1",
+    ],
+)
+def test_an_address_with_a_place_for_a_key_is_refused_and_not_told(address: str) -> None:
+    with pytest.raises(UserError, match="base URL .*OPENAI_API_KEY") as error:
+        OpenAIAuthor("m", address)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [-5, 10**25, 2**31, True, "7", 1.5])
+def test_odd_counts_of_tokens_are_passed_over(number: object, tmp_path: Path) -> None:
+    content = {"choices": [{"message": {"role": "assistant", "content": GOOD}}]}
+    usage = {"prompt_tokens": number, "completion_tokens": 3}
+    raw = json.dumps(content | {"usage": usage}).encode()
+    with serving(lambda asked: Reply(raw=raw)) as server, Answers(tmp_path / "a.sqlite") as store:
+        given = store.ask(OpenAIAuthor("m", server.url), [Decompose(caption="a person kneels, then claps")])
+        (row,) = store.usage().values()
+    assert given == [KNEELS] and (row["tokens_in"], row["tokens_out"]) == (0, 0)
 
 
 def test_nobody_at_the_address() -> None:
