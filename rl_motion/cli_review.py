@@ -59,11 +59,14 @@ def review(  # noqa: PLR0913, PLR0917 - options
             _say(f"{export}: {len(rows)} prompts", f"then: rl-motion prompts review {pool} --import {export}")
             return
         _serve(desk, rows, port)
+        desk.refresh()
         _say(_state(desk.counts()), f"go on: rl-motion prompts review {pool} --only-unreviewed")
 
 
 def _serve(desk: ReviewDesk, rows: list[Row], port: int) -> None:
     """The page, until Ctrl-C."""
+    from threading import Thread
+
     from rl_motion.prompts.review import MOST, known_texts
     from rl_motion.prompts.review_server import ReviewServer
 
@@ -71,6 +74,7 @@ def _serve(desk: ReviewDesk, rows: list[Row], port: int) -> None:
         raise UserError(f"got {len(rows)} prompts to look at; want {MOST} at most; choose --sample N")
     with ReviewServer(desk, rows, known_texts(desk.folder), port) as server, suppress(KeyboardInterrupt):
         _say(f"{server.address} (Ctrl-C ends it)")
+        Thread(target=desk.prepare, daemon=True).start()
         server.serve_forever()
 
 

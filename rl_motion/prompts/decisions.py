@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -61,23 +62,43 @@ def former_ids(row: Row) -> set[str]:
     return {prompt_id(decision.before, row.length) for decision in row.history if decision.before} - {row.id}
 
 
-def placed(rows: Sequence[Row], index: int, row: Row) -> list[Row]:
-    """The rows with another one at a place.
+def clashes(rows: Sequence[Row], changes: Mapping[int, Row], excluded: Collection[str]) -> dict[int, str]:
+    """Which changed texts a pool cannot take, and why: they say what another row says, or what was kept out of it.
 
-    Raises:
-        UserError: an edit made it the same as a prompt that the pool has.
+    A text that still says what its row said, as where a slip of the pen was mended, is never refused.
+
+    Args:
+        rows: of the pool, of every split.
+        changes: rows that take the place of others, by place. Of two that say the same, the later one clashes.
+        excluded: `excluded_key` of what the pool must not say.
     """
-    if row.text != rows[index].text:
-        refuse_twin(row, next((n for n, other in enumerate(rows) if other.text == row.text and n != index), None))
-    return [*rows[:index], row, *rows[index + 1 :]]
+    if all(row.text == rows[index].text for index, row in changes.items()):
+        return {}
+    from rl_motion.prompts.reading import meaning
+
+    moved = {index: row for index, row in changes.items() if meaning(row.text) != meaning(rows[index].text)}
+    places = {meaning(row.text): index for index, row in enumerate(rows) if index not in moved}
+    found = {}
+    for index, row in moved.items():
+        said = meaning(row.text)
+        twin = places.setdefault(said, index)
+        if twin != index:
+            other = changes.get(twin, rows[twin]).text
+            what = "is the text of" if other == row.text else f"means the same as {other[:60]!r} in"
+            found[index] = (
+                f"got {row.text[:60]!r}, which {what} row {twin + 1} too; want each once; change or reject it"
+            )
+        elif excluded_key(said) in excluded:
+            found[index] = (
+                f"got {row.text[:60]!r}, which means the same as a caption that the build was told to --exclude; "
+                "want another text; change or reject it"
+            )
+    return found
 
 
-def refuse_twin(row: Row, twin: int | None) -> None:
-    """Refuse a text that the row at the place `twin` has; raises UserError."""
-    if twin is not None:
-        raise UserError(
-            f"got {row.text[:60]!r}, which is the text of row {twin + 1} too; want each once; change or reject it"
-        )
+def excluded_key(said: str) -> str:
+    """Under which a pool's `info["excluded"]` keeps a meaning (`rl_motion.prompts.reading.meaning`): 16 hex digits."""
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _follow(row: Row, decision: Decision, text: str | None = None) -> Row:

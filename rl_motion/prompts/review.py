@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rl_motion.config import UserError
-from rl_motion.prompts.decisions import By, edited, former_ids, judged, now, placed, undone
+from rl_motion.prompts.decisions import By, clashes, edited, former_ids, judged, now, undone
 from rl_motion.prompts.pool import MAX_TEXT
 from rl_motion.prompts.table import (
     BUILD,
@@ -90,8 +90,14 @@ class ReviewDesk:
     def refresh(self) -> None:
         """Read the pool again where somebody else wrote it; raises UserError as at first."""
         with self._lock:
-            if not is_current(self._table, self.folder):
-                self._take(read_table(self.folder))
+            self._follow()
+
+    def prepare(self) -> None:
+        """Work out what every prompt means (some 0.1 ms each), so that the first edit need not wait; in a thread."""
+        from rl_motion.prompts.reading import meaning
+
+        for row in self.rows:
+            meaning(row.text)
 
     def followed(self, ids: Sequence[str]) -> list[Row]:
         """These prompts as they are now, also where an edit gave them another id."""
@@ -110,17 +116,19 @@ class ReviewDesk:
         """
         with self._lock:
             while True:
+                self._follow()
                 index = self._find(asked)
                 row = self._decided(self.rows[index], asked)
                 if row is self.rows[index]:
                     return row
-                rows = placed(self.rows, index, row)
+                for clash in clashes(self.rows, {index: row}, set(self._table.info.get("excluded", []))).values():
+                    raise UserError(clash)
+                rows = [*self.rows[:index], row, *self.rows[index + 1 :]]
                 try:
                     self._take(write_table(self.folder, rows, self._table.info, self._table))
                 except Overtaken:
-                    self._take(read_table(self.folder))
-                else:
-                    return row
+                    continue
+                return row
 
     def _find(self, asked: Asked) -> int:
         index = self._index.get(asked.id)
@@ -143,6 +151,10 @@ class ReviewDesk:
                 return edited(row, asked.text, by)
             case "undo":
                 return undone(row, by)
+
+    def _follow(self) -> None:
+        if not is_current(self._table, self.folder):
+            self._take(read_table(self.folder))
 
     def _take(self, table: PoolTable) -> None:
         self._table = table
@@ -185,6 +197,8 @@ def known_texts(folder: Path) -> dict[str, str]:
     for name in ("captions.parquet", "metas.parquet"):
         try:
             table = pq.read_table(folder / BUILD / name, columns=["id", "text"])
+            if set(table.schema.types) != {pa.string()}:
+                continue
             pairs = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
             texts |= {str(key): str(text)[:MAX_TEXT] for key, text in pairs}
         except (OSError, KeyError, ValueError, pa.ArrowException):

@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         """The page, and its prompts."""
         try:
             self._check_host()
-            path = urlsplit(self.path).path
+            path, query = self._address()
             if path == "/":
-                self._check_token(parse_qs(urlsplit(self.path).query).get("token", [""])[0])
+                self._check_token(parse_qs(query).get("token", [""])[0])
                 nonce = secrets.token_urlsafe(16)
                 start = {"token": self.server.token, "who": self.server.desk.who, "pool": str(self.server.desk.folder)}
                 self._answer(HTTPStatus.OK, page(nonce, start).encode(), "text/html; charset=utf-8", nonce)
@@ -115,12 +115,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(refusal.status, {"message": str(refusal)})
         except UserError as error:  # the pool was replaced by something else meanwhile
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"message": str(error)})
+        except (ConnectionError, TimeoutError):  # the browser went away: nobody is there to answer
+            raise
+        except OSError as error:
+            message = f"the pool cannot be read: {error.strerror or error}"
+            self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"message": message})
 
     def do_POST(self) -> None:
         """A decision."""
         try:
             self._check_host()
-            if urlsplit(self.path).path != "/decide":
+            if self._address()[0] != "/decide":
                 raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
             self._check_token(self.headers.get("X-Token", ""))
             self._decide(self._body())
@@ -146,6 +151,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.INSUFFICIENT_STORAGE, {"message": f"not saved: {reason}; mend it, then decide again"})
         else:
             self._json(HTTPStatus.OK, {"row": shown(row, self.server.texts)})
+
+    def _address(self) -> tuple[str, str]:
+        """Path and query of what is asked for."""
+        try:
+            asked = urlsplit(self.path)
+        except ValueError:  # as of http://[/
+            raise _Refused(HTTPStatus.BAD_REQUEST, "want an address") from None
+        return asked.path, asked.query
 
     def _check_host(self) -> None:
         ours = {f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +17,11 @@ from typing import Literal
 from pydantic import ValidationError
 
 from rl_motion.config import UserError
-from rl_motion.prompts.decisions import By, edited, former_ids, judged, now, refuse_twin
+from rl_motion.prompts.decisions import By, clashes, edited, former_ids, judged, now
 from rl_motion.prompts.table import Decision, Overtaken, Row, pool_folder, read_table, write_table
 from rl_motion.tracking.files import read_whole, write_atomic
 
-COLUMNS = ("id", "text", "decision", "edited_text", "who", "when", "operation", "length", "split")
+COLUMNS = ("id", "text", "decision", "edited_text", "who", "when", "operation", "length", "split", "seen")
 _NEEDED = ("id", "decision", "edited_text")
 _MOST_BYTES = 500_000_000
 _SHOWN = 20
@@ -71,6 +71,7 @@ def export(path: Path, rows: Sequence[Row]) -> None:
                 row.operation,
                 str(row.length),
                 row.split,
+                str(len(row.history)),
             )
         )
     write_atomic(path, text.getvalue().encode("utf-8-sig"))
@@ -82,7 +83,9 @@ def take_in(path: Path, pool: str | Path, who: str, clock: Callable[[], str] = n
     A decision that the pool knows already, as it is when a file comes twice, is not recorded again.
 
     Args:
-        path: with columns `id`, `decision` (accept, reject, edit or nothing) and `edited_text`; others may be there.
+        path: with columns `id`, `decision` (accept, reject, edit or nothing) and `edited_text`; others may be
+            there. `seen`, which the export writes, is the length of a prompt's history: where it has grown, or is not
+            told and there is a decision, the line is refused, so that nobody overrides what they have not seen.
         pool: its folder, or its prompts.parquet.
         who: decided where a line names nobody.
         clock: the time of a decision where a line has none (UTC, ISO 8601).
@@ -97,7 +100,7 @@ def take_in(path: Path, pool: str | Path, who: str, clock: Callable[[], str] = n
         batch = _Batch(table.rows, who, clock())
         for number, line in lines:
             batch.take(number, line)
-        batch.conclude(path, len(lines))
+        batch.conclude(path, len(lines), set(table.info.get("excluded", [])))
         if not batch.decided:
             return batch.imported
         try:
@@ -111,13 +114,12 @@ class _Batch:
     """The lines of one file against the rows of one pool."""
 
     def __init__(self, rows: Sequence[Row], who: str, when: str) -> None:
-        self.rows = list(rows)
+        self._before, self.rows = rows, list(rows)
         self.decided = self._known = self._empty = 0
         self._by = By(who, when)
-        self._mistakes: list[str] = []
+        self._mistakes: list[tuple[int, str]] = []
         self._at = {row.id: index for index, row in enumerate(rows)}
         self._formerly = {name: index for index, row in enumerate(rows) for name in former_ids(row)}
-        self._texts = {row.text: index for index, row in enumerate(rows)}
         self._line_of: dict[int, int] = {}
 
     @property
@@ -129,18 +131,21 @@ class _Batch:
         try:
             self._apply(number, {name: _bare(name, cell) for name, cell in line.items()})
         except UserError as error:
-            self._mistakes.append(f"line {number}: {error}")
+            self._mistakes.append((number, str(error)))
 
-    def conclude(self, path: Path, lines: int) -> None:
-        """Refuse the whole where a line was wrong."""
+    def conclude(self, path: Path, lines: int, excluded: Collection[str]) -> None:
+        """Refuse the whole where a line was wrong, or where the texts of all lines together do not go."""
+        changes = {index: self.rows[index] for index in self._line_of}
+        for index, clash in clashes(self._before, changes, excluded).items():
+            self._mistakes.append((self._line_of[index], clash))
         if not self._mistakes:
             return
         error = UserError(
             f"{path}: got {len(self._mistakes)} of {lines} lines that cannot be taken; want every one right; mend "
             "them and import again: nothing was changed"
         )
-        for mistake in self._mistakes[:_SHOWN]:
-            error.add_note(mistake)
+        for number, mistake in sorted(self._mistakes)[:_SHOWN]:
+            error.add_note(f"line {number}: {mistake}")
         if len(self._mistakes) > _SHOWN:
             error.add_note(f"and {len(self._mistakes) - _SHOWN} more")
         raise error
@@ -182,12 +187,9 @@ class _Batch:
             raise UserError(
                 f"got a prompt that was edited since, to {row.text[:60]!r}; want it as it is; export it again"
             )
+        _refuse_unseen(row, line.get("seen"))
         by = self._author(row, stated)
-        after = edited(row, text, by) if verdict == "edited" else judged(row, verdict, by)
-        if after.text != row.text:
-            refuse_twin(after, self._texts.get(after.text))
-            self._texts[after.text] = index
-        self.rows[index] = after
+        self.rows[index] = edited(row, text, by) if verdict == "edited" else judged(row, verdict, by)
         self.decided += 1
 
     def _author(self, row: Row, stated: tuple[str, str, str]) -> By:
@@ -208,6 +210,26 @@ class _Batch:
                 f"got {field} = {getattr(by, str(field))[:60]!r}; want {want}, or nothing; change it"
             ) from None
         return by
+
+
+def _refuse_unseen(row: Row, seen: str | None) -> None:
+    """Refuse to override a decision that whoever filled in the line has not seen (None: there is no such column)."""
+    if seen is None and row.review == "unreviewed":
+        return
+    if seen is None:
+        last = row.history[-1]
+        raise UserError(
+            f"got a prompt that {last.who} {last.decision}, in a file without the column `seen`; want one that is "
+            "unreviewed, or a file that tells what was seen; export it again"
+        )
+    if seen.strip() == str(len(row.history)):
+        return
+    if row.history and seen.strip().isdecimal():
+        last = row.history[-1]
+        raise UserError(
+            f"got a prompt that {last.who} {last.decision} since the export; want it as it is; export it again"
+        )
+    raise UserError(f"got seen = {seen[:20]!r}; want {len(row.history)}, as --export writes it; export it again")
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -28,6 +28,7 @@ from rl_motion.types import Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FILE, BUILD = "prompts.parquet", "_build"
 SCHEMA_VERSION = 1
@@ -35,6 +36,7 @@ _KEY = b"rl_motion.pool"
 _FEW = 100
 _MAX_ROWS, _MAX_BYTES = 2_000_000, 4_000_000_000
 """Of a file, unpacked: beyond it somebody else's file would fill the memory."""
+_BATCH = 256
 
 Split = Literal["train", "val", "held_out_compositions", "held_out_metas"]
 Review = Literal["unreviewed", "accepted", "rejected", "edited"]
@@ -60,7 +62,7 @@ def _single(number: float) -> float:
 
 _Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 _Before = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_printable)]
-_Token = Annotated[str, Field(max_length=MAX_TEXT, pattern=r"^.+/[A-Z]+$"), AfterValidator(_printable)]
+_Token = Annotated[str, Field(max_length=MAX_TEXT + len("/PUNCT"), pattern=r"^.+/[A-Z]+$"), AfterValidator(_printable)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(_single)]
 _Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False), AfterValidator(_single)]
 
@@ -203,11 +205,9 @@ def write_table(
     path = folder / FILE
     _refuse_repeats(path, rows)
     columns = _columns(rows, replaces)
-    about = json.dumps({**info, "schema_version": SCHEMA_VERSION}, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    about = _about({**info, "schema_version": SCHEMA_VERSION})
     buffer = io.BytesIO()
-    pq.write_table(
-        columns.replace_schema_metadata({_KEY: about.encode()}), buffer, compression="zstd", write_page_checksum=True
-    )
+    pq.write_table(columns.replace_schema_metadata({_KEY: about}), buffer, compression="zstd", write_page_checksum=True)
     partial = folder / BUILD / f"{FILE}.partial"
     try:
         with _locked(folder):
@@ -331,13 +331,31 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         unpacked = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         if file.metadata.num_rows > _MAX_ROWS or unpacked > _MAX_BYTES:
             _refuse(path, f"{file.metadata.num_rows} rows of {unpacked} bytes", f"{_MAX_ROWS}, {_MAX_BYTES} at most")
-        return file.read(), info
+        return _unpacked(path, file), info
+
+
+def _unpacked(path: Path, file: pq.ParquetFile) -> pa.Table:
+    """All rows, counted as they come: a value that a file holds once may stand in every row."""
+    import pyarrow as pa
+
+    batches, size = [], 0
+    for batch in file.iter_batches(_BATCH):
+        size += batch.nbytes
+        if size > _MAX_BYTES:
+            _refuse(path, f"more than {_MAX_BYTES} bytes", f"{_MAX_BYTES} at most")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, file.schema_arrow).combine_chunks()
+
+
+def _about(info: object) -> bytes:
+    return json.dumps(info, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
 
 
 def _info(path: Path, metadata: bytes | None) -> dict[str, Any]:
     try:
         info = json.loads(metadata) if metadata is not None else None
-    except ValueError:
+        _about(info)  # what cannot be written again, such as NaN, is refused before anybody decides
+    except (ValueError, RecursionError):
         info = None
     if not isinstance(info, dict):
         _refuse(path, "a file without the metadata `rl_motion.pool`", "a pool that rl-motion wrote")
@@ -346,6 +364,9 @@ def _info(path: Path, metadata: bytes | None) -> dict[str, Any]:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         do = "install a newer rl-motion" if newer else "build the pool again"
         raise UserError(f"{path}: got schema version {str(version)[:40]}; want {SCHEMA_VERSION}; {do}")
+    excluded = info.get("excluded", [])
+    if not isinstance(excluded, list) or not all(isinstance(key, str) for key in excluded):
+        _refuse(path, "metadata in which `excluded` is no list of strings", "the list that the build wrote")
     return info
 
 

@@ -22,7 +22,9 @@ import pytest
 from rl_motion.config import UserError
 from rl_motion.prompts import review
 from rl_motion.prompts import table as pool_table
+from rl_motion.prompts.decisions import excluded_key
 from rl_motion.prompts.pool import prompt_id
+from rl_motion.prompts.reading import meaning
 from rl_motion.prompts.review import Asked, Conflict, ReviewDesk, chosen, known_texts
 from rl_motion.prompts.review_server import MOST_BYTES, ReviewServer
 from rl_motion.prompts.table import BUILD, FILE, Row, read_table, write_table
@@ -34,7 +36,8 @@ Answer = tuple[int, dict[str, Any]]
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    pool_in(tmp_path / "pool")
+    rows = [pool_row(text) for text in TEXTS]
+    write_table(tmp_path / "pool", rows, {"excluded": [excluded_key(meaning("a person is running in a circle"))]})
     return tmp_path / "pool"
 
 
@@ -112,6 +115,9 @@ def test_the_same_decision_again_is_not_repeated(server: ReviewServer, pool: Pat
         ("...", "no word"),
         (TEXTS[0], "the text as it was"),
         (TEXTS[1], "the text of row 2 too"),
+        ("A Man waves while walking.", f"means the same as {TEXTS[1]!r} in row 2"),
+        ("somebody is sitting down slowly", "row 3"),
+        ("a man runs in a circle", "told to --exclude"),
     ],
 )
 def test_an_edit_is_checked_as_prompts_are(server: ReviewServer, pool: Path, text: str, said: str) -> None:
@@ -119,6 +125,13 @@ def test_an_edit_is_checked_as_prompts_are(server: ReviewServer, pool: Path, tex
     status, answer = decide(server, "edit", WALK, text=text)
     assert status == 422 and said in answer["message"]
     assert (pool / FILE).read_bytes() == content
+
+
+def test_a_slip_of_the_pen_is_mended_also_where_the_pool_says_it_twice(tmp_path: Path) -> None:
+    pool_in(tmp_path, pool_row(TEXTS[0]), pool_row(TEXTS[0].upper()))
+    desk = ReviewDesk(tmp_path, "Ann")
+    desk.prepare()
+    assert desk.decide(Asked(id=WALK, seen=0, decision="edit", text=f"{TEXTS[0]}.")).text == f"{TEXTS[0]}."
 
 
 def test_two_tabs_and_two_people_never_decide_past_one_another(server: ReviewServer, pool: Path) -> None:
@@ -135,6 +148,15 @@ def test_two_tabs_and_two_people_never_decide_past_one_another(server: ReviewSer
         [("edited", "Ben", TEXTS[1])],
         [("rejected", "Ann", "")],
     ]
+
+
+def test_the_same_decision_again_is_judged_by_what_is_on_the_disk(pool: Path) -> None:
+    ann, ben = ReviewDesk(pool, "Ann"), ReviewDesk(pool, "Ben")
+    ann.decide(Asked(id=WALK, seen=0, decision="accept"))
+    ben.decide(Asked(id=WALK, seen=1, decision="reject"))
+    with pytest.raises(Conflict) as conflict:
+        ann.decide(Asked(id=WALK, seen=1, decision="accept"))
+    assert conflict.value.row.review == "rejected"
 
 
 def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -177,6 +199,9 @@ def test_texts_of_meta_motions_are_shown_where_they_are_known(pool: Path) -> Non
     table = pa.table({"id": ["m-walk"], "text": ["a person walks forward"], "frames": [60]})
     pq.write_table(table, pool / BUILD / "metas.parquet")
     (pool / BUILD / "captions.parquet").write_bytes(b"half")
+    assert known_texts(pool) == {"m-walk": "a person walks forward"}
+    dates = pa.table({"id": pa.array([2**62], pa.date64()), "text": ["a man"]})  # no year that Python knows
+    pq.write_table(dates, pool / BUILD / "captions.parquet")
     with serving(pool, "Ann") as server:
         prompts = json.loads(send(server, "GET", "/prompts")[2])["prompts"]
     assert prompts[0]["metas"] == ["a person walks forward", "m-jump"]
@@ -278,6 +303,23 @@ def test_what_cannot_be_saved_is_not_decided(server: ReviewServer, pool: Path, m
     assert send(server, "GET", "/prompts")[0] == 500
 
 
+def test_what_is_no_address_and_what_cannot_be_read_is_answered(
+    server: ReviewServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method in ("GET", "POST"):
+        with socket.create_connection(("127.0.0.1", server.server_port), 10) as line:
+            line.sendall(f"{method} http://[/ HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+            assert line.recv(12) == b"HTTP/1.0 400"
+
+    def locked(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(review, "is_current", locked)
+    status, _, body = send(server, "GET", "/prompts")
+    assert (status, json.loads(body)["message"]) == (500, "the pool cannot be read: Permission denied")
+    assert not caplog.records
+
+
 def test_a_port_that_is_taken(server: ReviewServer, pool: Path) -> None:
     with pytest.raises(UserError, match=f"got --port {server.server_port}, which cannot be used"):
         ReviewServer(ReviewDesk(pool, "Ben"), [], {}, server.server_port)
@@ -361,10 +403,11 @@ def test_kill_9_after_a_decision_loses_nothing(pool: Path) -> None:
 def test_ctrl_c_ends_with_counts_and_how_to_go_on(pool: Path) -> None:
     command = Command(pool, "--who", "Ann")
     decide(command, "accept", WALK)
+    ReviewDesk(pool, "Ben").decide(Asked(id=SIT, seen=0, decision="reject"))
     with socket.create_connection(("127.0.0.1", command.server_port)):  # a browser that keeps a connection open
         code, out, err = command.end(signal.SIGINT)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "reviewed 1 of 3: 1 accepted, 0 edited, 0 rejected",
+        "reviewed 2 of 3: 1 accepted, 0 edited, 1 rejected",
         f"go on: rl-motion prompts review {pool} --only-unreviewed",
     ]

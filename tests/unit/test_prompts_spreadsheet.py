@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from rl_motion.cli_review import review
 from rl_motion.config import UserError
 from rl_motion.prompts import spreadsheet
-from rl_motion.prompts.pool import prompt_id
+from rl_motion.prompts.decisions import excluded_key
+from rl_motion.prompts.pool import MAX_TEXT, prompt_id
+from rl_motion.prompts.reading import meaning
 from rl_motion.prompts.review import Asked, ReviewDesk
 from rl_motion.prompts.spreadsheet import COLUMNS, Imported, export, take_in
 from rl_motion.prompts.table import FILE, Row, read_table, write_table
@@ -29,7 +31,8 @@ Cells = dict[str, str]
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    pool_in(tmp_path / "pool")
+    rows = [pool_row(text) for text in TEXTS]
+    write_table(tmp_path / "pool", rows, {"excluded": [excluded_key(meaning("a person is running in a circle"))]})
     return tmp_path / "pool"
 
 
@@ -73,8 +76,9 @@ def test_what_goes_out(pool: Path) -> None:
     content = (pool.parent / "team.csv").read_bytes()
     assert content.startswith(b"\xef\xbb\xbf") and content.count(b"\r\n") == 4
     assert tuple(lines[0]) == COLUMNS
-    assert lines[0] == dict(zip(COLUMNS, (WALK, TEXTS[0], "", "", "", "", "sequence", "96", "train"), strict=True))
+    assert lines[0] == dict(zip(COLUMNS, (WALK, TEXTS[0], "", "", "", "", "sequence", "96", "train", "0"), strict=True))
     assert [lines[1][name] for name in ("decision", "who", "when")] == ["reject", "Ann", "2026-01-31T12:00:00Z"]
+    assert [line["seen"] for line in lines] == ["0", "1", "1"]
     assert (lines[2]["decision"], lines[2]["edited_text"]) == ("edit", "a man, “häñ” said, hops")
     with pytest.raises(UserError, match="there already"):
         export(pool.parent / "team.csv", desk.rows)
@@ -130,7 +134,11 @@ def test_a_decision_that_somebody_changed_in_the_sheet_is_theirs(pool: Path) -> 
         ({"decision": "edit"}, "without edited_text"),
         ({"decision": "edit", "edited_text": "  "}, "without edited_text"),
         ({"decision": "edit", "edited_text": TEXTS[0]}, "the text of row 1 too"),
+        ({"decision": "edit", "edited_text": TEXTS[0].upper()}, f"means the same as {TEXTS[0]!r} in row 1"),
+        ({"decision": "edit", "edited_text": "a man runs in a circle"}, "told to --exclude"),
         ({"decision": "edit", "edited_text": TEXTS[1]}, "the text as it was"),
+        ({"decision": "accept", "seen": "1"}, "got seen = '1'; want 0"),
+        ({"decision": "accept", "seen": ""}, "got seen = ''; want 0"),
         ({"decision": "edit", "edited_text": "x" * 1001}, "printable"),
         ({"decision": "edit", "edited_text": "a \x07 man"}, "printable"),
         ({"decision": "edit", "edited_text": "?!"}, "no word"),
@@ -171,6 +179,38 @@ def test_a_prompt_that_was_edited_since_is_not_decided_by_an_old_line(pool: Path
     lines[0]["decision"] = "accept"
     [note] = refused(pool, lines)
     assert "edited since, to 'a man hops'" in note
+
+
+def test_a_decision_that_the_line_does_not_know_of_is_not_overridden(pool: Path) -> None:
+    lines = out(pool)
+    lines[0]["decision"] = "accept"
+    ReviewDesk(pool, "Ann").decide(Asked(id=WALK, seen=0, decision="reject"))
+    [note] = refused(pool, lines)
+    assert note.startswith("line 2: got a prompt that Ann rejected since the export")
+    by_hand = [{name: line[name] for name in ("id", "decision", "edited_text")} for line in lines]
+    [note] = refused(pool, by_hand)
+    assert note.startswith("line 2: got a prompt that Ann rejected, in a file without the column `seen`")
+    by_hand[0]["decision"], by_hand[1]["decision"] = "reject", "accept"  # known already; nobody decided yet
+    assert come_in(pool, by_hand) == Imported(decided=1, known=1, empty=1)
+    lines = out(pool)
+    lines[0]["decision"] = "accept"
+    assert come_in(pool, lines).decided == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_text_that_another_line_gives_up_is_free(pool: Path, order: int) -> None:
+    lines = out(pool)
+    lines[0] |= {"decision": "edit", "edited_text": TEXTS[1]}
+    lines[1] |= {"decision": "edit", "edited_text": TEXTS[0]}
+    assert come_in(pool, lines[::order]).decided == 2
+    assert [row.text for row in read_table(pool).rows] == [TEXTS[1], TEXTS[0], TEXTS[2]]
+
+
+def test_a_word_as_long_as_a_text_is_taken(pool: Path) -> None:
+    lines = out(pool)
+    lines[0] |= {"decision": "edit", "edited_text": "x" * MAX_TEXT}
+    assert come_in(pool, lines).decided == 1
+    assert read_table(pool).rows[0].text == "x" * MAX_TEXT
 
 
 def test_many_mistakes_are_counted(tmp_path: Path) -> None:

@@ -169,14 +169,18 @@ def test_what_is_no_pool_is_refused(tmp_path: Path) -> None:
         ("schema version 2; want 1; install a newer", table, {"schema_version": 2}),
         ("schema version None; want 1", table, {}),
         ("without the metadata", table, [1]),
+        ("without the metadata", table, {"schema_version": 1, "share": float("nan")}),
+        ("`excluded` is no list of strings", table, {"schema_version": 1, "excluded": [3]}),
         ("got no prompts", table.slice(0, 0), None),
     ]:
         put(tmp_path / "pool", columns, about)
         with pytest.raises(UserError, match=said):
             read_table(tmp_path / "pool")
-    pq.write_table(table, file)
-    with pytest.raises(UserError, match="without the metadata"):
-        read_table(tmp_path / "pool")
+    deep = table.replace_schema_metadata({KEY: b"[" * 100_000 + b"]" * 100_000})
+    for foreign in (table, deep, table.replace_schema_metadata({KEY: b'{"share": 1e999, "schema_version": 1}'})):
+        pq.write_table(foreign, file)
+        with pytest.raises(UserError, match="without the metadata"):
+            read_table(tmp_path / "pool")
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / FILE)
     for missing in (tmp_path / "nothing", tmp_path, tmp_path / "pipe"):
@@ -213,6 +217,16 @@ def test_too_much_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: 
     pool_in(tmp_path)
     monkeypatch.setattr(pool_table, "_MAX_ROWS", 2)
     with pytest.raises(UserError, match="got 3 rows"):
+        read_table(tmp_path)
+
+
+def test_a_file_that_grows_when_it_is_unpacked_is_refused_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = pool_in(tmp_path).columns.take([0] * 5_000)
+    put(tmp_path, columns.set_column(1, "text", pa.array(["x" * 10_000] * 5_000)))  # 50 MB that are there once
+    monkeypatch.setattr(pool_table, "_MAX_BYTES", 10_000_000)
+    with pytest.raises(UserError, match="got more than 10000000 bytes"):
         read_table(tmp_path)
 
 
