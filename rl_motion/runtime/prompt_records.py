@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from rl_motion.config import Job
-from rl_motion.prompts import table
 from rl_motion.prompts.pool import PromptPool
+from rl_motion.prompts.table import Row
 from rl_motion.runtime.ledger import Ledger
-from rl_motion.runtime.prompt_sources import SPLIT, Use, file_of
+from rl_motion.runtime.prompt_sources import SPLIT, Use, file_of, take_rows
 from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.mlflow_data import MOST_ROWS, TABLES, DataSet, write_table
 from rl_motion.types import Prompt
@@ -40,28 +40,25 @@ class PromptRecords:
     """Of one run."""
 
     def __init__(self, job: Job, pool: PromptPool, validation: Mapping[str, Sequence[Prompt]]) -> None:
-        """Reads pools again, for what else is known of their prompts.
+        """Takes what else is known of a pool's prompts from where they were read, right after that.
 
         Args:
             job: that has the sources.
             pool: of training.
             validation: prompts by source; empty where nothing validates.
-
-        Raises:
-            UserError: a pool cannot be read.
         """
         self.data_sets: list[DataSet] = []
         self._rows: list[dict[str, Any]] = []
         uses: Mapping[Use, Mapping[str, Sequence[Prompt]]] = {"train": pool.sources, "val": validation}
         for use, sources in uses.items():
             for name, prompts in sources.items():
-                read = table.read_table(name) if table.is_pool(name) else None
-                tags = {"rl_motion.prompts": str(len(prompts))}
+                known = take_rows(name, use)
+                tags: dict[str, str] = {}
                 if use == "train":
                     tags["rl_motion.weight"] = str(job.prompts.sources.get(name))
                     tags["rl_motion.set_aside"] = json.dumps(pool.set_aside.get(name, {}))
-                self.data_sets.append(_data_set(name, use, prompts, read, tags))
-                self._rows += _described(name, use, prompts, read)
+                self.data_sets.append(_data_set(name, use, prompts, known, tags))
+                self._rows += _described(name, use, prompts, known)
 
     def write_pool(self, folder: Path) -> None:
         """The prompts; raises OSError."""
@@ -79,8 +76,7 @@ class PromptRecords:
         return f"{what}.json" if len(self._rows) <= MOST_ROWS else f"{what}_{MOST_ROWS}_{which}.json"
 
 
-def _described(name: str, use: Use, prompts: Sequence[Prompt], read: table.PoolTable | None) -> list[dict[str, Any]]:
-    known = {row.id: row for row in read.rows} if read else {}
+def _described(name: str, use: Use, prompts: Sequence[Prompt], known: Mapping[str, Row]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for prompt in prompts:
         row = {"id": prompt.id, "text": prompt.text, "length": prompt.length, "split": use, "source": name}
@@ -107,24 +103,25 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _data_set(
-    name: str, use: Use, prompts: Sequence[Prompt], read: table.PoolTable | None, tags: Mapping[str, str]
+    name: str, use: Use, prompts: Sequence[Prompt], known: Mapping[str, Row], tags: Mapping[str, str]
 ) -> DataSet:
-    """A split of a pool as it is, whatever this job reads of it; else the prompts that the job reads."""
+    """The prompts that the job reads.
+
+    A review that changes none of them changes neither digest nor profile: a resumed run must find its data set again.
+    """
     columns = {"text": "string", "length": "long"}
     profile: dict[str, Any] = {"num_rows": len(prompts)}
-    digest = hashlib.sha256(json.dumps([[p.id, p.group] for p in prompts]).encode()).hexdigest()
-    if read:
+    content: list[list[Any]] = [[prompt.id, prompt.group] for prompt in prompts]
+    if known:
         columns |= {"operation": "string", "difficulty": "float", "review": "string"}
-        digest, rows = table.pool_sha256(read), [row for row in read.rows if row.split == use]
-        profile = {
-            "num_rows": len(rows),
-            "operations": dict(sorted(Counter(row.operation for row in rows).items())),
-            "reviews": dict(sorted(Counter(row.review for row in rows).items())),
-        }
+        rows = [known[prompt.id] for prompt in prompts]
+        content = [[row.id, row.operation, row.difficulty] for row in rows]
+        profile["operations"] = dict(sorted(Counter(row.operation for row in rows).items()))
+        tags = {**tags, "rl_motion.reviews": json.dumps(dict(sorted(Counter(row.review for row in rows).items())))}
     where = f"rl_motion.data.embedded:{name}" if SPLIT.fullmatch(name) else file_of(name)
     return DataSet(
-        name=f"{name}/{use}" if read else name,
-        digest=digest[:16],
+        name=f"{name}/{use}" if known else name,
+        digest=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
         source=where,
         columns=columns,
         profile=profile,

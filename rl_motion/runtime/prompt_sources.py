@@ -23,15 +23,20 @@ _USES: Mapping[Use, str] = {"train": "training", "val": "validation"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """prompts: for this use. rows, pool_sha256: of a pool, all of it, by prompt id; else empty."""
+    """prompts: for this use. rows: of a pool, those of `prompts`, by prompt id; else empty."""
 
     prompts: list[Prompt]
     rows: Mapping[str, table.Row] = field(default_factory=dict)
-    pool_sha256: str = ""
+
+
+_newest: dict[tuple[Path, Use], Mapping[str, table.Row]] = {}
+"""Of every pool, the rows that `read_source` found in it last, until they are taken."""
 
 
 def read_source(name: str, use: Use, default_length: int) -> Source:
     """The prompts of a source that are there for this use: what is held out, or was rejected, is never among them.
+
+    What is known of a pool's prompts is kept for `take_rows`.
 
     Args:
         name: as the job has it.
@@ -52,8 +57,18 @@ def read_source(name: str, use: Use, default_length: int) -> Source:
 
         return Source(list(prompts(name)))
     if table.is_pool(name):
-        return _of_pool(name, use)
+        found = _of_pool(name, use)
+        _newest[Path(name).absolute(), use] = found.rows
+        return found
     return Source(read_prompts(name, default_length, [f"source/{use}", f"target/{use}"]))
+
+
+def take_rows(name: str, use: Use) -> Mapping[str, table.Row]:
+    """The rows, by prompt id, of the pool as `read_source` found it last; nothing of what is no pool, or was taken.
+
+    To read the pool again would not do: somebody may have reviewed it since, and the run has what was read first.
+    """
+    return _newest.pop((Path(name).absolute(), use), {})
 
 
 def file_of(name: str) -> str:
@@ -69,4 +84,5 @@ def _of_pool(name: str, use: Use) -> Source:
             f"{_KEYS[use]}: got the pool {name!r}, which has no prompts in its split {use!r} that were not rejected; "
             "want one at least; build it from more captions, or name another source"
         )
-    return Source(found, {row.id: row for row in pool.rows}, table.pool_sha256(pool))
+    wanted = {prompt.id for prompt in found}
+    return Source(found, {row.id: row for row in pool.rows if row.id in wanted})

@@ -62,9 +62,23 @@ def job(**tracking: Any) -> Job:
     return Job.model_validate(toy_job().model_dump() | more)
 
 
+def accept(one: table.Row) -> table.Row:
+    decided = table.Decision(decision="accepted", who="me", when="2026-01-31T12:00:00Z")
+    return table.Row.model_validate(one.model_dump() | {"review": "accepted", "history": (decided,)})
+
+
+def review() -> None:
+    """Somebody accepts everything that is not rejected: none of it changes."""
+    read = table.read_table("mine")
+    rows = [one if one.history else accept(one) for one in read.rows]
+    table.write_table(Path("mine"), rows, read.info, replaces=read)
+
+
 def resumed(made: Job, out: Path, at: int = 2) -> Path:
+    """A run that was interrupted, and resumed after a review of its pool."""
     with pytest.raises(KeyboardInterrupt):
         frontend.start(fakes.with_model(made, f"toy:interrupt={at}"), out, QUIET)
+    review()
     return frontend.resume(out / made.name, ["model.name=toy"], QUIET).folder
 
 
@@ -81,12 +95,12 @@ def test_mlflow_knows_the_data_sets_and_shows_the_tables(desk: Path, monkeypatch
     }
     assert len(found.inputs.dataset_inputs) == 2  # not four, after a resume
     (trained, tags), (validated, others) = inputs["mine/train"], inputs["mine/val"]
-    sha256 = table.pool_sha256(table.read_table("mine"))
-    assert trained.digest == validated.digest == sha256[:16]
+    assert len(trained.digest) == len(validated.digest) == 16 and trained.digest != validated.digest
     assert (tags["mlflow.data.context"], others["mlflow.data.context"]) == ("training", "validation")
-    assert json.loads(tags["rl_motion.set_aside"]) == {"too long": 2} and tags["rl_motion.prompts"] == "8"
+    assert json.loads(tags["rl_motion.set_aside"]) == {"too long": 2}
+    assert json.loads(tags["rl_motion.reviews"]) == {"unreviewed": 8}
     assert json.loads(trained.source) == {"uri": "mine/prompts.parquet"}
-    assert json.loads(trained.profile)["reviews"] == {"rejected": 1, "unreviewed": 8}
+    assert json.loads(trained.profile) == {"num_rows": 8, "operations": {"sequence": 8}}
     assert {"name": "text", "type": "string", "required": True} in json.loads(trained.schema)["mlflow_colspec"]
     shown = {one["path"] for one in json.loads(found.data.tags["mlflow.loggedArtifacts"]) if one["type"] == "table"}
     assert shown == {"prompts/pool.json", "prompts/ledger.json"}
@@ -95,7 +109,7 @@ def test_mlflow_knows_the_data_sets_and_shows_the_tables(desk: Path, monkeypatch
     prompts = client.load_table(artifact_file="prompts/pool.json", **named)
     assert list(prompts["text"]) == [one.text for one in [*TRAIN, *VAL]]
     assert list(prompts["split"]) == ["train"] * 8 + ["val"] * 4 and set(prompts["source"]) == {"mine"}
-    assert set(prompts["operation"]) == {"sequence"} and set(prompts["review"]) == {"unreviewed"}
+    assert set(prompts["operation"]) == {"sequence"} and set(prompts["review"]) == {"accepted"}
     learned = client.load_table(artifact_file="prompts/ledger.json", **named)
     assert list(learned["times_drawn"]) == sorted(learned["times_drawn"], reverse=True)
     assert learned["times_drawn"].sum() == 16 and len(learned) == 8
@@ -116,6 +130,34 @@ def test_the_ledger_on_disk_is_that_of_the_last_commit(desk: Path) -> None:
     # Control: an undisturbed run learns the same of each.
     whole = frontend.start(job(mlflow_uri=None), desk / "whole", QUIET).folder
     assert pq.read_table(whole / "prompts/ledger.parquet").equals(pq.read_table(folder / "prompts/ledger.parquet"))
+
+
+def records_of_the_pool() -> PromptRecords:
+    return PromptRecords(job(), pool(job()), validation(job()))
+
+
+@pytest.mark.usefixtures("desk")
+def test_records_are_of_the_pool_that_the_run_read_whatever_becomes_of_it() -> None:
+    before = records_of_the_pool()
+    prompts, examined = pool(job()), validation(job())
+    Path("mine/prompts.parquet").unlink()
+    table.write_table(Path("mine"), [row(one.text, one.split, length=4, operation="repeat") for one in TRAIN], {})
+    after = PromptRecords(job(), prompts, examined)
+    assert after.data_sets == before.data_sets
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_data_set_is_another_once_its_prompts_are() -> None:
+    def digests() -> list[str]:
+        return [one.digest for one in records_of_the_pool().data_sets]
+
+    first = digests()
+    review()
+    assert digests() == first
+    read = table.read_table("mine")
+    harder = [row(TRAIN[0].text, length=4, difficulty=1.0), *read.rows[1:]]
+    table.write_table(Path("mine"), harder, read.info, replaces=read)
+    assert digests()[0] != first[0] and digests()[1] == first[1]
 
 
 def test_a_source_that_is_no_pool_is_a_data_set_too(desk: Path) -> None:
