@@ -275,7 +275,7 @@ def test_a_server_that_repeats_the_key_in_its_answers_does_not_get_it_into_the_s
     ],
 )
 def test_an_address_with_a_place_for_a_key_is_refused_and_not_told(address: str) -> None:
-    with pytest.raises(UserError, match="base URL .*OPENAI_API_KEY") as error:
+    with pytest.raises(UserError, match=r"base URL .*OPENAI_API_KEY") as error:
         OpenAIAuthor("m", address)
     assert "secret" not in str(error.value)
 
