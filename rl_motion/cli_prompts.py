@@ -206,7 +206,12 @@ def _conclude(built: Built, out: Path, seconds: float) -> None:
     from rl_motion.prompts.overview import overview
     from rl_motion.runtime.progress import duration
 
-    if built.tally is None:
+    if built.tally is None and built.unanswered:
+        typer.echo(
+            f"{out} is reviewed and stays as it is; {built.unanswered} questions of its build did not get through: "
+            "another --out asks them again"
+        )
+    elif built.tally is None:
         typer.echo(f"{out} is built already, with these settings; nothing was done")
     else:
         counts = built.table.info["counts"]
@@ -217,8 +222,11 @@ def _conclude(built: Built, out: Path, seconds: float) -> None:
             f"orders:       {counts['orders']}"
         )
         _show_set_aside(built.tally)
-        if counts["unanswered"]:
-            typer.echo(f"{counts['unanswered']} questions did not get through; the same command asks them again")
+        if built.unanswered:
+            typer.echo(
+                f"{built.unanswered} questions did not get through; the same command asks them again, as long as "
+                "nobody reviewed the pool"
+            )
     Console().print(_operations(overview(built.table.rows)))
     if (spent := built.usage) and spent["requests"]:
         typer.echo(

@@ -9,6 +9,7 @@ everything as before, and writes the pool last and as a whole.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,8 +26,8 @@ from rl_motion.prompts.answers import Answers
 from rl_motion.prompts.author import Author
 from rl_motion.prompts.sources import FPS, Captions, read_captions
 from rl_motion.prompts.splits import meta_is_held_out
-from rl_motion.prompts.stages import Desk, MetaMotion, Prompts, Watch, meta_motions
-from rl_motion.prompts.table import BUILD, FILE, PoolTable, is_pool, read_table, write_table
+from rl_motion.prompts.stages import Desk, MetaMotion, Prompts, Watch, meaning_id, meta_motions
+from rl_motion.prompts.table import BUILD, FILE, Overtaken, PoolTable, Row, is_pool, read_table, write_table
 from rl_motion.prompts.tally import Tally, parquet
 from rl_motion.tracking.files import write_together
 
@@ -34,6 +35,8 @@ ANSWERS, CAPTIONS, METAS, SET_ASIDE = "answers.sqlite", "captions.parquet", "met
 """In `_build`: what the author said; texts of captions and of meta-motions by id; what came to nothing, and why."""
 _CHUNK = 1000
 """Most orders at a time."""
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+"""A file in a folder's place or above it, a link to nothing, a folder in a file's place, links in a circle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,13 @@ class Settings:
 class Built:
     """A pool.
 
-    tally: what was set aside; None where the pool was there already. usage: what its author was asked, in all runs of
-    the build (`Answers.usage`).
+    tally: what was set aside; None where the pool was there already. unanswered: questions that did not get through to
+    its author. usage: what that was asked, in all runs of the build (`Answers.usage`).
     """
 
     table: PoolTable
     tally: Tally | None
+    unanswered: int
     usage: Mapping[str, str | int | float]
 
 
@@ -67,8 +71,9 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
     reviewed it.
 
     Raises:
-        UserError: a source cannot be read, another build is at work, `out` holds something else or a pool that was made
-            otherwise, the author cannot be asked or named, or no prompt comes of the captions.
+        UserError: a source cannot be read, or not every line of what is to be excluded; another build is at work, or
+            somebody reviews the pool meanwhile; `out` holds something else or a pool that was made otherwise; the
+            author cannot be asked or named; or no prompt comes of the captions.
         KeyboardInterrupt: with a note that says how to go on.
     """
     if not (author.model.isprintable() and 1 <= len(author.model) <= 200):
@@ -77,27 +82,62 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
             "records; rename it"
         )
     captions = read_captions(settings.sources)
-    excluded = read_captions(settings.exclude, "--exclude") if settings.exclude else Captions((), 0, ())
+    excluded = _excluded(settings.exclude)
     made_of = _made_of(settings, captions, excluded, author)
     with _alone(out):
         there = _as_it_is(out, made_of) if is_pool(out) else None
-        if there is not None and (not there.info["counts"].get("unanswered") or any(row.history for row in there.rows)):
-            return Built(there, None, {})
+        if there is not None:
+            unanswered = there.info["counts"]["unanswered"]
+            if not unanswered or any(row.history for row in there.rows):
+                return Built(there, None, unanswered, {})
+        tally = Tally()
         try:
             with Answers(out / BUILD / ANSWERS) as answers:
-                prompts, tally, counts = _run(settings, captions, excluded, out, Desk(answers, author, watch))
+                desk = Desk(answers, author, watch)
+                metas, rows, counts = _run(settings, captions, excluded, desk, tally)
                 usage = answers.usage().get(author.fingerprint, {})
         except KeyboardInterrupt as interrupt:
             interrupt.add_note("what was answered is kept; go on with the same command")
             raise
-        return Built(write_table(out, prompts.rows, {"settings": made_of, "counts": counts}, there), tally, usage)
+        made = {CAPTIONS: _captions_table(captions), METAS: _metas_table(metas), SET_ASIDE: tally.parquet()}
+        told = {out / BUILD / name: content for name, content in made.items()}
+        if not rows:
+            write_together(told)
+            raise UserError(
+                f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made; want "
+                f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
+            )
+        meanings = {reading.meaning(caption.text) for caption in excluded.captions}
+        info = {"settings": made_of, "counts": counts, "excluded": sorted(map(meaning_id, meanings))}
+        try:
+            table = write_table(out, rows, info, there)
+        except Overtaken:
+            raise UserError(
+                f"got --out {out}, which was reviewed meanwhile; want a pool that nobody touches during a build; it "
+                "stays as it is: run again to see it"
+            ) from None
+        write_together(told)  # after the pool: they tell of the one that is there
+        return Built(table, tally, desk.unanswered, usage)
+
+
+def _excluded(names: Sequence[str]) -> Captions:
+    """What no prompt may mean; raises UserError where a line of it cannot be read: it would keep nothing out."""
+    if not names:
+        return Captions((), 0, ())
+    excluded = read_captions(names, "--exclude")
+    if excluded.bad:
+        first = excluded.bad[0]
+        raise UserError(
+            f"got --exclude with {len(excluded.bad)} lines that cannot be read, the first {first.where} "
+            f"({first.reason}); want every line of it, or a prompt could mean what it says; mend or remove them"
+        )
+    return excluded
 
 
 def _run(
-    settings: Settings, captions: Captions, excluded: Captions, out: Path, desk: Desk
-) -> tuple[Prompts, Tally, dict[str, Any]]:
-    """All stages; writes what belongs to the making of the pool, not the pool."""
-    tally = Tally()
+    settings: Settings, captions: Captions, excluded: Captions, desk: Desk, tally: Tally
+) -> tuple[list[MetaMotion], list[Row], dict[str, Any]]:
+    """All stages: the meta-motions, the pool's rows and what was counted."""
     for line in captions.bad:
         tally.add("read", line.reason, line.text, [line.where])
     not_these = {reading.meaning(caption.text): "an excluded caption" for caption in excluded.captions}
@@ -109,16 +149,9 @@ def _run(
     while prompts.missing and (chunk := list(islice(orders, min(_CHUNK, prompts.missing * 5 // 4 + 8)))):
         prompts.take(chunk, desk, tally)
         desk.watch("prompts", len(prompts.rows), settings.prompts)
-    made = {CAPTIONS: _captions_table(captions), METAS: _metas_table(metas), SET_ASIDE: tally.parquet()}
-    write_together({out / BUILD / name: content for name, content in made.items()})
-    if not prompts.rows:
-        raise UserError(
-            f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made; want "
-            f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
-        )
     totals = {"captions": captions.found, "repeated": captions.repeats, **counts, "meta_motions": len(metas)}
     told = {"orders": prompts.orders, "unanswered": desk.unanswered, "set_aside": tally.by_stage()}
-    return prompts, tally, totals | told
+    return metas, prompts.rows, totals | told
 
 
 def _captions_table(captions: Captions) -> bytes:
@@ -165,9 +198,15 @@ def _made_of(settings: Settings, captions: Captions, excluded: Captions, author:
 
 
 def _as_it_is(out: Path, made_of: Mapping[str, Any]) -> PoolTable:
-    """The pool that is there; raises UserError where it was made otherwise."""
+    """The pool that is there; raises UserError where it was made otherwise, or does not say how."""
     table = read_table(out)
-    there = table.info.get("settings", {})
+    there, counts = table.info.get("settings"), table.info.get("counts")
+    unanswered = counts.get("unanswered") if isinstance(counts, dict) else None
+    if not isinstance(there, dict) or not isinstance(unanswered, int):
+        raise UserError(
+            f"got --out {out}, a pool that does not say how it was made; want one as rl-motion built it; choose "
+            "another --out"
+        )
     other = [name for name in made_of if there.get(name) != made_of[name]]
     if other:
         raise UserError(
@@ -184,12 +223,16 @@ def _alone(out: Path) -> Iterator[None]:
     Raises:
         UserError: another build holds it, or it holds something else than a pool.
     """
+    other = UserError(f"got --out {out}, which holds something else; want a new folder or a pool; choose another --out")
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or {BUILD, FILE} & set(os.listdir(out)))):
-        raise UserError(
-            f"got --out {out}, which holds something else; want a new folder or a pool; choose another --out"
-        )
-    (out / BUILD).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / BUILD / "building", os.O_RDWR | os.O_CREAT, 0o644)
+        raise other
+    try:
+        (out / BUILD).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / BUILD / "building", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY:
+            raise
+        raise other from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -22,7 +22,7 @@ from rl_motion import cli_prompts
 from rl_motion.cli import app
 from rl_motion.prompts import openai_author
 from rl_motion.prompts.pool import prompt_id
-from rl_motion.prompts.table import BUILD, FILE, read_table, write_table
+from rl_motion.prompts.table import BUILD, FILE, Decision, read_table, write_table
 from rl_motion.runtime import progress
 from tests.llm_servers import Endpoint, Reply, right, serving
 
@@ -143,6 +143,8 @@ MISTAKES: Sequence[tuple[Sequence[object], str]] = [
     ([*RIGHT, "--exclude", "target/tst"], "did you mean 'target/test'"),
     ([*RIGHT, "--out", "captions.jsonl"], "something else"),
     ([*RIGHT, "--out", "."], "something else"),
+    ([*RIGHT, "--out", "captions.jsonl/x"], "something else"),
+    ([*RIGHT, "--exclude", "captions.jsonl"], "2 lines that cannot be read"),
     ([*RIGHT, "--prompts", "0"], "--prompts"),
     ([*RIGHT, "--max-frames", "2001"], "--max-frames"),
     ([*RIGHT, "--backend", "oracle"], "--backend"),
@@ -151,6 +153,7 @@ MISTAKES: Sequence[tuple[Sequence[object], str]] = [
     ([*RIGHT, *ENDPOINT, "m"], "without --base-url"),
     ([*RIGHT, *ENDPOINT, "m", "--workers", "2"], "--workers with --backend openai"),
     ([*RIGHT, *ENDPOINT, "m", "--base-url", "x"], "base URL"),
+    ([*RIGHT, *ENDPOINT, "m", "--base-url", "http://h/v1?key=k"], "a query or a fragment"),
     ([*RIGHT, *ENDPOINT, "m" * 300, "--base-url", "http://h/v1"], "300 characters"),
     ([*RIGHT, "--backend", "transformers"], "without --model"),
     ([*RIGHT, "--backend", "transformers", "--model", "no/where"], "no/where"),
@@ -241,6 +244,20 @@ def test_an_endpoint_is_asked_once_and_its_price_is_told() -> None:
         assert through(endpoint).exit_code == 0
         assert len(endpoint.asked) == number, "all answers were kept"
         assert read_table("p").rows == rows
+
+
+def test_a_reviewed_pool_that_lacks_answers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_author, "FIRST_WAIT_S", 0.001)
+    with serving(lambda asked: Reply(status=503) if "leg, then sits" in asked.text else right(asked)) as endpoint:
+        ended = through(endpoint, "--concurrency", 1)
+        assert "the same command asks them again" in plain(ended.stdout), ended.output
+        table = read_table("p")
+        decision = Decision(decision="rejected", who="eva", when="2026-01-31T12:00:00Z")
+        first = table.rows[0].model_copy(update={"review": "rejected", "history": (decision,)})
+        write_table(Path("p"), [first, *table.rows[1:]], table.info, replaces=table)
+        said = plain(through(endpoint).stdout)
+    assert "p is reviewed and stays as it is" in said and "another --out asks them again" in said
+    assert "built already" not in said and "same command" not in said
 
 
 def test_an_endpoint_that_goes_away_costs_nothing_that_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -270,6 +271,49 @@ def test_a_pool_that_was_made_otherwise_is_refused(tmp_path: Path) -> None:
     assert pool_bytes(tmp_path) == before
 
 
+def test_a_pool_that_does_not_say_how_it_was_made_is_refused(tmp_path: Path) -> None:
+    table = made(tmp_path).table
+    info = dict(table.info)
+    for odd in ({}, {"counts": 5}, {"counts": {}}, {"counts": {"unanswered": "0"}}, {"settings": ["seed"]}):
+        spoilt = {name: info[name] for name in info if name != "counts"} | {"counts": info["counts"]} | odd
+        if not odd:
+            del spoilt["counts"]
+        write_table(tmp_path / "pool", table.rows, spoilt, replaces=read_table(tmp_path / "pool"))
+        with pytest.raises(UserError, match="does not say how it was made"):
+            made(tmp_path)
+
+
+def test_the_pool_keeps_what_is_excluded_as_hashes_of_meanings(tmp_path: Path) -> None:
+    texts = ["a person shakes their head", "a man shakes his head", "a man jumps twice"]
+    table = made(tmp_path, exclude=(captions(tmp_path, "held_out.jsonl", texts),)).table
+    wanted = sorted({hashlib.sha256(reading.meaning(text).encode()).hexdigest()[:16] for text in texts})
+    assert len(wanted) == 2 and table.info["excluded"] == wanted
+    assert read_table(tmp_path / "pool").info["excluded"] == wanted
+    assert made(tmp_path, "other").table.info["excluded"] == []
+
+
+def test_what_is_to_be_excluded_has_to_be_read_as_a_whole(tmp_path: Path) -> None:
+    excluded = captions(tmp_path, "held_out.jsonl", ["a person shakes their head", "", 7])
+    with pytest.raises(UserError, match=r"2 lines that cannot be read, the first held_out.jsonl/000001/0 \(empty\)"):
+        made(tmp_path, exclude=(excluded,))
+    assert not (tmp_path / "pool").exists()
+
+
+def test_an_excluded_caption_teaches_no_length(tmp_path: Path) -> None:
+    def told(name: str, frames: int) -> str:
+        lines = [{"text": "a person walks"}, {"text": "a person jumps", "n_frames": frames}]
+        more = [{"text": text} for text in CAPTIONS_HERE]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in [*lines, *more]))
+        return str(tmp_path / name)
+
+    excluded = captions(tmp_path, "held_out.jsonl", ["a person jumps"])
+    lengths = []
+    for out, frames in (("short", 20), ("long", 190)):
+        made(tmp_path, out, sources=(told(f"{out}.jsonl", frames),), exclude=(excluded,))
+        lengths.append([row["frames"] for row in rows_of(tmp_path, METAS, out)])
+    assert lengths[0] == lengths[1]
+
+
 def test_two_builds_do_not_meet(tmp_path: Path) -> None:
     seen = []
 
@@ -293,6 +337,19 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["logs"]
     (tmp_path / "empty").mkdir()
     made(tmp_path, "empty")
+
+
+def test_files_and_links_in_the_way_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "pool" / BUILD / "building").mkdir(parents=True)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / BUILD).write_text("mine")
+    for out in ("file/x", "file/x/y", "dangling", "circle", "circle/x", "pool", "odd"):
+        with pytest.raises(UserError, match="holds something else"):
+            made(tmp_path, out)
+    assert not (tmp_path / "nothing").exists() and (tmp_path / "file").read_text() == "mine"
 
 
 def test_captions_that_come_to_nothing(tmp_path: Path) -> None:
@@ -344,3 +401,38 @@ def test_what_did_not_get_through_is_asked_by_the_next_build(tmp_path: Path) -> 
     asked = [question.caption for question in author.asked if isinstance(question, Decompose)]
     assert sorted(asked) == sorted(CAPTIONS_HERE[:3]), "all others were kept"
     assert made(tmp_path, "pool", author).tally is None, "now it is whole"
+
+
+def reviewed(pool: Path) -> None:
+    table = read_table(pool)
+    decision = Decision(decision="rejected", who="eva", when="2026-01-31T12:00:00Z")
+    first = table.rows[0].model_copy(update={"review": "rejected", "history": (decision,)})
+    write_table(pool, [first, *table.rows[1:]], table.info, replaces=table)
+
+
+def lost(question: Question, answer: Answer | Refused) -> Answer | Refused:
+    away = isinstance(question, Decompose) and question.caption == CAPTIONS_HERE[0]
+    return Unanswered(reason="no answer within 60 s") if away else answer
+
+
+def test_a_review_during_a_build_wins(tmp_path: Path) -> None:
+    made(tmp_path, author=Twisted(lost))
+    told = {path: path.read_bytes() for path in (tmp_path / "pool" / BUILD).glob("*.parquet")}
+
+    def review_meanwhile(question: Question, answer: Answer | Refused) -> Answer | Refused:
+        if isinstance(question, Decompose):
+            reviewed(tmp_path / "pool")
+        return answer
+
+    with pytest.raises(UserError, match=r"reviewed meanwhile.*run again"):
+        made(tmp_path, author=Twisted(review_meanwhile))
+    assert read_table(tmp_path / "pool").rows[0].review == "rejected"
+    assert told and {path: path.read_bytes() for path in told} == told, "they tell of the pool that is there"
+
+
+def test_a_reviewed_pool_is_left_and_says_what_it_lacks(tmp_path: Path) -> None:
+    made(tmp_path, author=Twisted(lost))
+    reviewed(tmp_path / "pool")
+    author = Twisted()
+    built = made(tmp_path, author=author)
+    assert built.tally is None and built.unanswered == 1 and not author.asked
