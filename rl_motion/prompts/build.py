@@ -24,9 +24,10 @@ from rl_motion.config.errors import UserError
 from rl_motion.prompts import planner, reading
 from rl_motion.prompts.answers import Answers
 from rl_motion.prompts.author import Author
+from rl_motion.prompts.decisions import excluded_key
 from rl_motion.prompts.sources import FPS, Captions, read_captions
 from rl_motion.prompts.splits import meta_is_held_out
-from rl_motion.prompts.stages import Desk, MetaMotion, Prompts, Watch, meaning_id, meta_motions
+from rl_motion.prompts.stages import Desk, MetaMotion, Prompts, Watch, meta_motions
 from rl_motion.prompts.table import BUILD, FILE, Overtaken, PoolTable, Row, is_pool, read_table, write_table
 from rl_motion.prompts.tally import Tally, parquet
 from rl_motion.tracking.files import write_together
@@ -108,7 +109,7 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
                 f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
             )
         meanings = {reading.meaning(caption.text) for caption in excluded.captions}
-        info = {"settings": made_of, "counts": counts, "excluded": sorted(map(meaning_id, meanings))}
+        info = {"settings": made_of, "counts": counts, "excluded": sorted(map(excluded_key, meanings))}
         try:
             table = write_table(out, rows, info, there)
         except Overtaken:

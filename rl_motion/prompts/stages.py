@@ -107,7 +107,7 @@ def meta_motions(
                 found.setdefault(meaning, (text, facts, {}))[2].update(dict.fromkeys(caption.ids))
     frames_of = lengths.estimator(kept)
     metas = [
-        MetaMotion(planner.Meta(meaning_id(meaning), text, facts, frames_of(text), tuple(sources)), meaning)
+        MetaMotion(planner.Meta(_id(meaning), text, facts, frames_of(text), tuple(sources)), meaning)
         for meaning, (text, facts, sources) in found.items()
     ]
     return metas, counts
@@ -228,6 +228,5 @@ def _reason(answer: Answer | Refused) -> str:
     return answer.reason if isinstance(answer, Refused) else "an answer to another question"
 
 
-def meaning_id(meaning: str) -> str:
-    """What a pool keeps of a meaning: the first 16 hex digits of its SHA-256."""
+def _id(meaning: str) -> str:
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
