@@ -101,12 +101,14 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
             interrupt.add_note("what was answered is kept; go on with the same command")
             raise
         made = {CAPTIONS: _captions_table(captions), METAS: _metas_table(metas), SET_ASIDE: tally.parquet()}
-        told = {out / BUILD / name: content for name, content in made.items()}
+        # Before the pool, which says that all is there; ids are hashes of content, so they fit an older pool as well.
+        write_together({out / BUILD / name: content for name, content in made.items()})
         if not rows:
-            write_together(told)
+            mostly = ", ".join(f"{count} x {reason}" for _, reason, count, _ in islice(tally.by_reason(), 3))
             raise UserError(
-                f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made; want "
-                f"captions of motions; see {out / BUILD / SET_ASIDE} for what was set aside and why"
+                f"got {captions.found} captions, of which {len(metas)} meta-motions and no prompt could be made "
+                f"({mostly or 'nothing to combine within --max-frames'}); want captions of motions (the grammar reads "
+                f"English) that fit --max-frames; see {out / BUILD / SET_ASIDE} for all that was set aside"
             )
         meanings = {reading.meaning(caption.text) for caption in excluded.captions}
         info = {"settings": made_of, "counts": counts, "excluded": sorted(map(excluded_key, meanings))}
@@ -117,7 +119,6 @@ def build(settings: Settings, out: Path, author: Author, watch: Watch) -> Built:
                 f"got --out {out}, which was reviewed meanwhile; want a pool that nobody touches during a build; it "
                 "stays as it is: run again to see it"
             ) from None
-        write_together(told)  # after the pool: they tell of the one that is there
         return Built(table, tally, desk.unanswered, usage)
 
 

@@ -234,7 +234,7 @@ def read_prompts(path: str | Path, default_length: int, splits: Sequence[str] = 
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"prompts: got {str(path)[:200]!r}, which cannot be read ({reason}); want a text file of prompts"
+            f"prompts: got {str(path)[:200]!r}, which cannot be read ({reason}); want a pool, a text file of prompts"
             f"{''.join(f' or {split}' for split in splits)}; {nearest(path, splits, 'check the path')}"
         ) from None
     prompts: dict[str, Prompt] = {}

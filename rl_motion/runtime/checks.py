@@ -29,7 +29,7 @@ from rl_motion.tracking.mlflow_tracker import check_uri
 from rl_motion.types import MotionForm, Prompt
 
 T = TypeVar("T")
-TOO_LONG = "of more frames than the model or a reward reads"
+TOO_LONG = "of more frames than the model or a reward reads (rl-motion prompts build --max-frames)"
 TOO_MANY = "of more tokens than the encoder reads"
 UNKNOWN = "without a word that the encoder knows"
 """Why a prompt is set aside."""

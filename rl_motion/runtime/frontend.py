@@ -113,8 +113,9 @@ def pool_of(job: Job) -> PromptPool:
     """The job's prompts; says how many were set aside, and why."""
     pool = MEANS.workshop.pool(job)
     for name, reasons in pool.set_aside.items():
+        total = len(pool.sources[name]) + sum(reasons.values())
         for reason, count in reasons.items():
-            _log.warning("set aside %d prompts of %s: %s", count, name, reason)
+            _log.warning("set aside %d prompts of %s, which has %d: %s", count, name, total, reason)
     return pool
 
 
