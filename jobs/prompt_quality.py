@@ -1,4 +1,4 @@
-"""How good the embedded grammar is: against 180 captions labelled by hand, and in how unlike its prompts are.
+"""How good the embedded grammar is: against 180 captions labelled one by one, and in how unlike its prompts are.
 
     python jobs/prompt_quality.py                            # decomposition and parts of speech, in seconds
     python jobs/prompt_quality.py --source captions.jsonl    # and near-duplicates among 20,000 prompts, in minutes

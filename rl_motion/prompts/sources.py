@@ -141,6 +141,7 @@ def _entries(name: str, label: str, option: str) -> Iterator[Caption | BadLine]:
             return _of_folder(path, label, option)
         parse = _PARSERS.get(path.suffix.lower())
         if parse is None:
+            splits = TRAINING_SPLITS if option == "--source" else splits
             known = f"{', '.join(_PARSERS)}, a folder of texts or one of {', '.join(splits)}"
             raise UserError(
                 f"got {option} {name[:200]!r}; want {known}; {nearest(name, splits, 'choose one of these')}"

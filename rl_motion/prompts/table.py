@@ -239,9 +239,9 @@ def read_table(pool: str | Path) -> PoolTable:
     path = _file(Path(pool))
     stamp = _stamp(path)
     if stamp is None or not path.is_file():  # a pipe would wait
-        raise UserError(
-            f"got {pool}, which holds no {FILE}; want a pool; build one: rl-motion prompts build --out {pool}"
-        )
+        begun = (Path(pool) / BUILD).is_dir()
+        how = "its build has not ended: run the same command again" if begun else "see rl-motion prompts build --help"
+        raise UserError(f"got {pool}, which holds no {FILE}; want a pool; {how}")
     try:
         table, info = _read(path)
         columns = {name: table.column(name).to_pylist() for name in table.column_names}

@@ -1,4 +1,4 @@
-"""The grammar against captions labelled by hand (tests/golden/prompt_captions.md): no worse than it was.
+"""The grammar against captions labelled one by one (tests/golden/prompt_captions.md): no worse than it was.
 
 Floors are a point or two below what jobs/prompt_quality.py prints: rules that fall below one are mended.
 """

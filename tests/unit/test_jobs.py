@@ -18,7 +18,7 @@ HELP = {
     "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},
-    "prompt_quality": {"--source", "--prompts", "labelled by hand", "near-duplicates"},
+    "prompt_quality": {"--source", "--prompts", "labelled one by one", "near-duplicates"},
     "more_prompts": {"--out", "--iterations", "--parallel", "figure 5b", "held-out combination"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }

@@ -184,8 +184,11 @@ def test_what_is_no_pool_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / FILE)
     for missing in (tmp_path / "nothing", tmp_path, tmp_path / "pipe"):
-        with pytest.raises(UserError, match="want a pool; build one"):
+        with pytest.raises(UserError, match="want a pool; see rl-motion prompts build"):
             read_table(missing)
+    (tmp_path / "begun" / BUILD).mkdir(parents=True)
+    with pytest.raises(UserError, match="run the same command again"):
+        read_table(tmp_path / "begun")
 
 
 def test_nulls_and_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
