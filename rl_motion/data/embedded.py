@@ -96,9 +96,7 @@ def prompts(split: str) -> list[Prompt]:
     Raises:
         UserError: an unknown split.
     """
-    _check(split)
-    made = [make_prompt(split, c, i) for i in range(PROMPTS_PER_CLAIM) for c in splits()[split]]
-    return list({p.id: p for p in made}.values())
+    return _worded(split, PROMPTS_PER_CLAIM)
 
 
 def wordings(split: str) -> list[Prompt]:
@@ -107,8 +105,12 @@ def wordings(split: str) -> list[Prompt]:
     Raises:
         UserError: an unknown split.
     """
+    return _worded(split, WORDINGS)
+
+
+def _worded(split: str, times: int) -> list[Prompt]:
     _check(split)
-    made = [make_prompt(split, c, i) for i in range(WORDINGS) for c in splits()[split]]
+    made = [make_prompt(split, c, i) for i in range(times) for c in splits()[split]]
     return list({p.id: p for p in made}.values())
 
 
