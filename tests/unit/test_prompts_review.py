@@ -22,11 +22,11 @@ import pytest
 from rl_motion.config import UserError
 from rl_motion.prompts import review
 from rl_motion.prompts import table as pool_table
+from rl_motion.prompts.decisions import excluded_key
 from rl_motion.prompts.pool import prompt_id
 from rl_motion.prompts.reading import meaning
 from rl_motion.prompts.review import Asked, Conflict, ReviewDesk, chosen, known_texts
 from rl_motion.prompts.review_server import MOST_BYTES, ReviewServer
-from rl_motion.prompts.stages import meaning_id
 from rl_motion.prompts.table import BUILD, FILE, Row, read_table, write_table
 from tests.pools import TEXTS, decided, pool_in, pool_row, serving
 
@@ -37,7 +37,7 @@ Answer = tuple[int, dict[str, Any]]
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     rows = [pool_row(text) for text in TEXTS]
-    write_table(tmp_path / "pool", rows, {"excluded": [meaning_id(meaning("a person is running in a circle"))]})
+    write_table(tmp_path / "pool", rows, {"excluded": [excluded_key(meaning("a person is running in a circle"))]})
     return tmp_path / "pool"
 
 

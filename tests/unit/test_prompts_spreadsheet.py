@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from rl_motion.cli_review import review
 from rl_motion.config import UserError
 from rl_motion.prompts import spreadsheet
+from rl_motion.prompts.decisions import excluded_key
 from rl_motion.prompts.pool import MAX_TEXT, prompt_id
 from rl_motion.prompts.reading import meaning
 from rl_motion.prompts.review import Asked, ReviewDesk
 from rl_motion.prompts.spreadsheet import COLUMNS, Imported, export, take_in
-from rl_motion.prompts.stages import meaning_id
 from rl_motion.prompts.table import FILE, Row, read_table, write_table
 from tests.pools import TEXTS, decided, pool_in, pool_row
 
@@ -32,7 +32,7 @@ Cells = dict[str, str]
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     rows = [pool_row(text) for text in TEXTS]
-    write_table(tmp_path / "pool", rows, {"excluded": [meaning_id(meaning("a person is running in a circle"))]})
+    write_table(tmp_path / "pool", rows, {"excluded": [excluded_key(meaning("a person is running in a circle"))]})
     return tmp_path / "pool"
 
 
