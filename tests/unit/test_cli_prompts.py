@@ -157,7 +157,7 @@ MISTAKES: Sequence[tuple[Sequence[object], str]] = [
     ([*RIGHT, *ENDPOINT, "m" * 300, "--base-url", "http://h/v1"], "300 characters"),
     ([*RIGHT, "--backend", "transformers"], "without --model"),
     ([*RIGHT, "--backend", "transformers", "--model", "no/where"], "no/where"),
-    (["inspect", "missing"], "prompts build --out missing"),
+    (["inspect", "missing"], "see rl-motion prompts build --help"),
     (["inspect", "captions.jsonl"], "captions.jsonl"),
 ]
 
