@@ -14,15 +14,13 @@ from rl_motion.prompts.build import Settings, build
 from rl_motion.prompts.grammar import GrammarAuthor
 from rl_motion.prompts.reading import meaning
 
-CAPTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "humanml3d_text" / "captions.jsonl"
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not CAPTIONS.is_file(), reason="needs HumanML3D's captions beside the checkout")
-def test_34076_captions_become_20000_prompts(tmp_path: Path, root: Path) -> None:
+def test_34076_captions_become_20000_prompts(tmp_path: Path, root: Path, shared_dir: Path) -> None:
+    captions = shared_dir / "data" / "humanml3d_text" / "captions.jsonl"
     started = time.monotonic()
-    built = build(Settings((str(CAPTIONS),)), tmp_path / "pool", GrammarAuthor(), lambda *_: None)
+    built = build(Settings((str(captions),)), tmp_path / "pool", GrammarAuthor(), lambda *_: None)
     assert time.monotonic() - started < 600
     rows = built.table.rows
     assert built.table.info["counts"]["captions"] == 34_076 and len(rows) == 20_000
