@@ -109,7 +109,8 @@ def test_workers_leave_a_node_that_drains_before_it_goes(tmp_path: Path, monkeyp
 
     if ray.is_initialized():
         ray.shutdown()
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    others = {"learner": 1, "reward": 2}  # by default they might be placed on the node that is taken away
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "resources": others})
     try:
         old = cluster.add_node(num_cpus=2, resources={"rollout": 2})
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -104,7 +104,7 @@ def test_what_fails_in_watching_is_logged_once_and_the_run_goes_on(
         wait_for(lambda: backend.looks > 5)
         backend.said = QUIET
         wait_for(lambda: status_file.read(folder).workers == QUIET)
-    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+    warned = [r for r in caplog.records if r.levelno == logging.WARNING and r.name == watcher.__name__]
     assert len(warned) == 1 and "the run goes on" in warned[0].getMessage()
 
 
