@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_swapped_hips_and_shoulders_are_noticed(monkeypatch):
     swapped = type(HUMANML3D)(
         HUMANML3D.chains, HUMANML3D.raw_offsets_J3, (left_hip, right_hip, left_shoulder, right_shoulder)
     )
-    monkeypatch.setattr(module, "HUMANML3D", swapped)
+    monkeypatch.setattr(module, "LAYOUT", replace(module.LAYOUT, skeleton=swapped))
     assert not same(joints_to_features(GOLDEN[f"in/joints_{CLIP}"]), CLIP)
 
 
@@ -102,12 +103,12 @@ def test_every_step_is_noticed_when_left_out(monkeypatch, step):
 def test_floor_step_is_noticed_when_left_out(monkeypatch):
     canonical = module._canonical
     raised = np.array([0.0, 0.01, 0.0])
-    monkeypatch.setattr(module, "_canonical", lambda joints: canonical(joints) + raised)
+    monkeypatch.setattr(module, "_canonical", lambda joints, skeleton: canonical(joints, skeleton) + raised)
     assert not same(joints_to_features(GOLDEN[f"in/joints_{CLIP}"]), CLIP)
 
 
 def test_contacts_are_noticed_when_swapped(monkeypatch):
-    monkeypatch.setattr(module, "_CONTACT_JOINTS", (8, 11, 7, 10))
+    monkeypatch.setattr(module, "LAYOUT", replace(module.LAYOUT, contact_joints=(8, 11, 7, 10)))
     assert not same(joints_to_features(GOLDEN[f"in/joints_{CLIP}"]), CLIP)
 
 
@@ -126,7 +127,8 @@ def test_batch_equals_single_clips():
 
 
 def test_the_bodys_own_heading_recovers_a_full_turn_and_the_official_sign_does_not():
-    joints = module._canonical(module._uniform(circle()[None], HUMANML3D_OFFSETS_J3))[0, :-1]
+    uniform = module._uniform(circle()[None], HUMANML3D_OFFSETS_J3, module.LAYOUT)
+    joints = module._canonical(uniform, HUMANML3D)[0, :-1]
     error = {}
     for own in (True, False):
         rows = joints_to_features(circle(), own_heading=own)

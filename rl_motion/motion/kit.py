@@ -1,0 +1,103 @@
+"""KIT-ML's 251 features per frame: joints -> features (NumPy) and features -> joints (torch).
+
+HumanML3D's features (`motion/features.py`, whose quirks and `own_heading` hold here too) with the constants that
+EricGuo5513/text-to-motion (MIT) uses for KIT: 21 joints, other chains, 12.5 fps. The 21 joints, performer's side:
+
+    0 pelvis, 1-3 spine to neck, 4 head, 5-7 right arm, 8-10 left arm (shoulder, elbow, wrist),
+    11-15 right leg, 16-20 left leg (hip, knee, ankle, mid-foot, toe)
+
+Lengths are millimetres, as KIT-ML's are: features come in the unit of the target skeleton, whatever that of the
+joints. The official contact threshold, 0.05, knows no unit and is kept: in millimetres a foot is in contact only while
+it moves less than 0.22 mm per frame (in metres: less than 0.22 m, that is always).
+
+Shape legend: B batch, F frames, J joints (21), D features (251). Y up, facing Z+ in frame 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rl_motion.motion.features import FeatureLayout, extract_features, recover_joints
+from rl_motion.motion.rotations import FloatArray
+from rl_motion.motion.skeleton import Skeleton
+
+FPS = 12.5
+
+
+def _constant(values: list[float] | list[list[float]]) -> FloatArray:
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
+
+
+KIT = Skeleton(
+    chains=((0, 11, 12, 13, 14, 15), (0, 16, 17, 18, 19, 20), (0, 1, 2, 3, 4), (3, 5, 6, 7), (3, 8, 9, 10)),
+    raw_offsets_J3=_constant([
+        [0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0], [0, -1, 0], [0, -1, 0], [-1, 0, 0],
+        [0, -1, 0], [0, -1, 0], [1, 0, 0], [0, -1, 0], [0, -1, 0], [0, 0, 1], [0, 0, 1], [-1, 0, 0], [0, -1, 0],
+        [0, -1, 0], [0, 0, 1], [0, 0, 1],
+    ]),
+    facing=(11, 16, 5, 8),
+)  # fmt: skip
+"""The 21-joint skeleton of KIT-ML (`kit_raw_offsets`, `kit_kinematic_chain`)."""
+
+LAYOUT = FeatureLayout(
+    name="KIT-ML",
+    skeleton=KIT,
+    leg_joints=(17, 18),
+    contact_joints=(19, 20, 14, 15),
+    contact_threshold=0.05,
+)
+"""KIT-ML's: millimetres, 21 joints, 251 features."""
+
+KIT_OFFSETS_J3 = KIT.raw_offsets_J3 * _constant([
+    0.0, 122.47306, 122.73924, 54.41200, 288.77390, 238.43153, 323.92445, 216.20671, 244.42460, 305.93190, 217.58685,
+    151.78487, 459.81833, 482.70190, 141.39399, 81.19297, 159.41232, 447.56675, 478.69277, 138.08922, 38.53897,
+])[:, None]  # fmt: skip
+"""Default target skeleton [21, 3] in millimetres. Not KIT-ML's own (its clip 03950), which is not public without the
+data: that of a person of the CMU database in KIT's joints. Pass KIT-ML's where features must equal published ones."""
+KIT_OFFSETS_J3.setflags(write=False)
+
+
+def joints_to_features(
+    joints_FJ3: FloatArray,
+    offsets_J3: FloatArray = KIT_OFFSETS_J3,
+    *,
+    own_heading: bool = False,
+) -> NDArray[np.float32]:
+    """Return the features [F - 1, 251] of one clip; see `joints_to_features_batch`."""
+    features_BFD = joints_to_features_batch(joints_FJ3[None], offsets_J3, own_heading=own_heading)
+    features_FD: NDArray[np.float32] = features_BFD[0]
+    return features_FD
+
+
+def joints_to_features_batch(
+    joints_BFJ3: FloatArray,
+    offsets_J3: FloatArray = KIT_OFFSETS_J3,
+    *,
+    own_heading: bool = False,
+) -> NDArray[np.float32]:
+    """Return the features [B, F - 1, 251] of clips of equal length, in the unit of `offsets_J3`.
+
+    Args:
+        joints_BFJ3: positions in any unit, Y up, 12.5 fps, any heading, place, floor height and proportions.
+        offsets_J3: target skeleton, millimetres; only the bones' lengths count.
+        own_heading: as in `rl_motion.motion.features.joints_to_features_batch`.
+
+    Raises:
+        ValueError: wrong shape, fewer than two frames, a non-finite coordinate, or a bone of length zero.
+    """
+    return extract_features(LAYOUT, joints_BFJ3, offsets_J3, own_heading=own_heading)
+
+
+def features_to_joints(features_FD: torch.Tensor) -> torch.Tensor:
+    """Return joints [..., F, 21, 3] in the features' unit from features [..., F, 251]; differentiable.
+
+    `recover_from_ric(., 21)`, as `rl_motion.motion.features.features_to_joints`.
+
+    Raises:
+        ValueError: the last dimension is not 251.
+    """
+    return recover_joints(LAYOUT, features_FD)
