@@ -50,14 +50,12 @@ class FeatureLayout:
     features are computed for.
 
     Attributes:
-        name: for messages.
         skeleton: J joints and their bones.
         leg_joints: where the two bones end whose length is "the leg" when a clip is scaled to the target.
         contact_joints: left ankle, left toe, right ankle, right toe.
         contact_threshold: squared displacement per frame below which such a joint is in contact, in that unit squared.
     """
 
-    name: str
     skeleton: Skeleton
     leg_joints: tuple[int, int]
     contact_joints: tuple[int, int, int, int]
@@ -95,7 +93,6 @@ class FeatureLayout:
 
 
 LAYOUT = FeatureLayout(
-    name="HumanML3D",
     skeleton=HUMANML3D,
     leg_joints=LEG_JOINTS,
     contact_joints=(7, 10, 8, 11),
@@ -227,9 +224,7 @@ def _turn_back(yaw: torch.Tensor, x: torch.Tensor, z: torch.Tensor) -> tuple[tor
 def _checked(joints_BFJ3: FloatArray, layout: FeatureLayout) -> FloatArray:
     shape, joints_J = joints_BFJ3.shape, layout.joints_J
     if len(shape) != 4 or shape[1] < 2 or shape[2:] != (joints_J, 3):
-        raise ValueError(
-            f"joints: got shape {shape}, want {layout.name}'s [B, F >= 2, {joints_J}, 3] (one clip: [F, {joints_J}, 3])"
-        )
+        raise ValueError(f"joints: got shape {shape}, want [B, F >= 2, {joints_J}, 3] (one clip: [F, {joints_J}, 3])")
     joints = joints_BFJ3.astype(np.float64)
     if not np.isfinite(joints).all():
         raise ValueError("joints: got NaN or infinity, want finite positions; drop or repair the clip")

@@ -44,7 +44,6 @@ KIT = Skeleton(
 """The 21-joint skeleton of KIT-ML (`kit_raw_offsets`, `kit_kinematic_chain`)."""
 
 LAYOUT = FeatureLayout(
-    name="KIT-ML",
     skeleton=KIT,
     leg_joints=(17, 18),
     contact_joints=(19, 20, 14, 15),
