@@ -32,6 +32,8 @@ h2{font-size:1.05rem;font-weight:600;margin:0 0 .7rem;overflow-wrap:anywhere}
 figure{margin:0;min-width:0}
 figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:.2rem .6rem;margin-bottom:.4rem;
 font-size:.9rem;color:var(--dim);overflow-wrap:anywhere}
+h2.motions{margin:1.8rem 0 .2rem}
+.note{color:var(--dim);font-size:.9rem;margin:-.4rem 0 .7rem;overflow-wrap:anywhere}
 .verdict{font-weight:600}
 .verdict.yes{color:var(--good)}
 .verdict.no{color:var(--bad)}
@@ -48,7 +50,7 @@ footer{color:var(--dim);font-size:.85rem;padding:.5rem 0 2.5rem}
 SCRIPT = r"""
 "use strict";
 const DATA = JSON.parse(document.getElementById("motions").textContent);
-const FPS = DATA.fps, J = DATA.parents.length, HOLD = 0.8, START = {yaw: 0.6, pitch: 0.22};
+const J = DATA.parents.length, HOLD = 0.8, START = {yaw: 0.6, pitch: 0.22};
 const side = new Array(J).fill("body");
 DATA.left.forEach(j => side[j] = "left");
 DATA.right.forEach(j => side[j] = "right");
@@ -73,7 +75,7 @@ function decode(text) {
 class Panel {
   constructor(canvas, data, row) {
     this.canvas = canvas; this.context = canvas.getContext("2d"); this.data = data; this.row = row;
-    this.frames = data.frames; this.joints = null; this.pose = new Float32Array(3 * J);
+    this.frames = data.frames; this.fps = data.fps; this.joints = null; this.pose = new Float32Array(3 * J);
   }
   load() {
     if (this.joints) return;
@@ -115,7 +117,7 @@ class Panel {
     if (this.canvas.width !== Math.round(w * ratio) || this.canvas.height !== Math.round(h * ratio)) {
       this.canvas.width = Math.round(w * ratio); this.canvas.height = Math.round(h * ratio);
     }
-    const frame = Math.min(seconds * FPS, this.frames - 1), g = this.context;
+    const frame = Math.min(seconds * this.fps, this.frames - 1), g = this.context;
     this.interpolate(frame);
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
     g.clearRect(0, 0, w, h);
@@ -212,13 +214,14 @@ class Row {
     this.seconds = 0; this.playing = !still; this.visible = false;
     const canvases = [...section.querySelectorAll("canvas")];
     this.panels = canvases.map((canvas, i) => new Panel(canvas, data[i], this));
-    this.length = Math.max(1, ...this.panels.map(p => p.frames - 1)) / FPS;
+    this.fps = Math.max(...this.panels.map(p => p.fps));
+    this.length = Math.max(1 / this.fps, ...this.panels.map(p => (p.frames - 1) / p.fps));
     this.button = section.querySelector("button");
     this.slider = section.querySelector("input");
     this.output = section.querySelector("output");
-    this.slider.max = Math.round(this.length * FPS);
+    this.slider.max = Math.round(this.length * this.fps);
     this.button.onclick = () => this.play(!this.playing);
-    this.slider.oninput = () => { this.play(false); this.seconds = this.slider.value / FPS; this.draw(); };
+    this.slider.oninput = () => { this.play(false); this.seconds = this.slider.value / this.fps; this.draw(); };
     this.panels.forEach(p => this.orbit(p.canvas));
     this.play(this.playing);
   }
@@ -252,7 +255,7 @@ class Row {
     if (!this.visible) return;
     const now = Math.min(this.seconds, this.length);
     this.panels.forEach(p => p.draw(now));
-    this.slider.value = Math.round(now * FPS);
+    this.slider.value = Math.round(now * this.fps);
     this.output.textContent = now.toFixed(1) + " / " + this.length.toFixed(1) + " s";
   }
 }
