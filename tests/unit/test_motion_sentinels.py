@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
-from rl_motion.motion.sentinels import bone_drift_B, foot_skate_B, jerk_B
+from rl_motion.data.embedded import clips
+from rl_motion.motion.features import JOINTS, ROT6D, VEL
+from rl_motion.motion.sentinels import (
+    OF_FEATURES,
+    OF_JOINTS,
+    ankle_tremor_B,
+    body_size_B,
+    bone_drift_B,
+    bone_wobble_B,
+    energy_B,
+    foot_skate_B,
+    jerk_B,
+    measures,
+    measures_of,
+    root_jolt_B,
+    travel_B,
+)
 from rl_motion.motion.skeleton import STANDING_OFFSETS_J3, fk_local
+from rl_motion.types import Motions, Normalisation, Representation
 
 FPS = 20.0
 
@@ -52,8 +72,91 @@ def test_skate_is_the_speed_of_feet_on_the_floor_only():
 def test_padding_does_not_count_even_as_nan_and_short_motions_give_zero():
     noisy = standing() + 0.01 * torch.randn(1, 10, 22, 3, generator=torch.Generator().manual_seed(0)).double()
     padded = torch.cat([noisy, torch.full((1, 5, 22, 3), torch.nan).double()], dim=1)
-    for sentinel in (bone_drift_B, jerk_B, foot_skate_B):
-        assert torch.allclose(sentinel(padded, length(10)), sentinel(noisy, length(10)))
-        assert not torch.allclose(sentinel(noisy, length(6)), sentinel(noisy, length(10)))
+    there, cut = measures(noisy, length(10), FPS), measures(noisy, length(4), FPS)
+    for name, found in measures(padded, length(10), FPS).items():
+        assert torch.allclose(found, there[name]), name
+        # The lowest joint of this one is never 5 cm up.
+        assert name == "floating" or not torch.allclose(cut[name], there[name]), name
+    assert all(found.item() < 1e-3 for found in measures(noisy, length(0), FPS).values())
     assert jerk_B(noisy, length(3)).item() == 0.0
     assert foot_skate_B(noisy, length(1)).item() == 0.0
+
+
+def test_speeds_are_those_of_a_body_that_is_pushed_and_jolts_are_the_largest():
+    t = torch.arange(10).double() / FPS
+    path = torch.stack([0.3 * t, 0.1 * t, 0.4 * t], dim=-1)
+    joints = standing() + path[None, :, None]
+    assert torch.allclose(travel_B(joints, length(10), FPS), torch.tensor([0.5]).double())
+    assert torch.allclose(energy_B(joints, length(10), FPS), torch.tensor([0.26]).double().sqrt())
+    assert energy_B(standing(), length(10), FPS).item() == 0.0
+    assert root_jolt_B(joints, length(10), FPS).item() < 1e-9
+    jumped = joints.clone()
+    jumped[:, 5:, :, 0] += 0.25
+    assert torch.allclose(root_jolt_B(jumped, length(10), FPS), torch.tensor([0.25 * FPS**2]).double())
+    assert root_jolt_B(jumped, length(5), FPS).item() < 1e-9
+
+
+def test_size_and_wobble_need_no_reference():
+    scaled = torch.cat([standing(), 1.25 * standing()])
+    assert torch.allclose(body_size_B(scaled, length(10, 10))[1], 1.25 * body_size_B(standing(), length(10))[0])
+    assert (bone_wobble_B(scaled, length(10, 10)) < 1e-5).all()
+    breathing = standing() * torch.tensor([0.9, 1.1] * 5).double()[:, None, None]
+    assert torch.allclose(bone_wobble_B(breathing, length(10)), torch.tensor([0.1]).double())
+
+
+@pytest.mark.parametrize("fps", [20.0, 12.5])
+def test_tremor_is_the_acceleration_of_a_wave_above_five_hertz_and_no_slower_one(fps):
+    def waved(hertz, frames=80):
+        t = torch.arange(frames).double() / fps
+        joints = standing(frames)
+        joints[:, :, [7, 8], 2] += 0.02 * torch.sin(2 * torch.pi * hertz * t)[None, :, None]
+        return ankle_tremor_B(joints, length(frames), fps)
+
+    # What the second finite difference makes of a wave, root mean square.
+    peak = 0.02 * (2 * np.sin(np.pi * 6.0 / fps) * fps) ** 2
+    assert waved(6.0).item() == pytest.approx(peak / np.sqrt(2), rel=0.02)
+    assert waved(2.0).item() < 0.01 * peak
+
+
+def test_tremor_counts_both_ankles_and_rows_apart():
+    """White noise of every length: the share of its energy above 5 Hz is known, and rows do not mix."""
+    generator = torch.Generator().manual_seed(0)
+    joints = standing(400).repeat(2, 1, 1, 1)
+    joints[:, :, [7, 8]] += 0.01 * torch.randn(2, 400, 2, 3, generator=generator).double()
+    both = ankle_tremor_B(joints, length(400, 300), FPS)
+    hertz = torch.linspace(5.0, 10.0, 1001).double()
+    density = (2 * torch.sin(torch.pi * hertz / FPS) * FPS) ** 4 / 10.0
+    want = (3 * 0.01**2 * torch.trapezoid(density, hertz)).sqrt()
+    assert both.tolist() == pytest.approx([want.item()] * 2, rel=0.1)
+    assert torch.allclose(both[1:], ankle_tremor_B(joints[1:, :300], length(300), FPS))
+
+
+def motions(number=8):
+    real = clips("source/train", number, seed=77)
+    features, frames = torch.from_numpy(real.features_NFD), torch.from_numpy(real.length_N)
+    return Motions(features, frames, FPS, Representation.HUMANML3D_263, Normalisation.NONE)
+
+
+def test_features_of_real_motion_agree_with_their_joints_and_disturbed_ones_do_not():
+    real = motions()
+    assert list(measures_of(real)) == [*OF_JOINTS, *OF_FEATURES]
+    assert all((measures_of(real)[name] < 1e-4).all() for name in OF_FEATURES)
+    joints = {name: measures_of(real)[name] for name in OF_JOINTS}
+    for columns, name in ((VEL, "velocity_gap"), (ROT6D, "rotation_gap")):
+        features = real.features_BFD.clone()
+        features[..., columns] += 0.01
+        found = measures_of(replace(real, features_BFD=features))
+        assert (found[name] > 1e-3).all()
+        assert all(torch.equal(found[other], joints[other]) for other in joints), "no joint moved"
+    moved = real.features_BFD.clone()
+    moved[:, ::2, JOINTS] += 0.01
+    found = measures_of(replace(real, features_BFD=moved))
+    assert all((found[name] > 1e-3).all() for name in OF_FEATURES)
+
+
+def test_a_velocity_that_points_elsewhere_is_a_gap():
+    real = motions()
+    features = real.features_BFD.clone()
+    features[..., VEL] *= -1.0
+    speed = measures_of(real)["energy"]
+    assert (measures_of(replace(real, features_BFD=features))["velocity_gap"] > 0.5 * speed).all()
