@@ -70,7 +70,8 @@ def test_skate_is_the_speed_of_feet_on_the_floor_only():
 
 
 def test_padding_does_not_count_even_as_nan_and_short_motions_give_zero():
-    noisy = standing() + 0.01 * torch.randn(1, 10, 22, 3, generator=torch.Generator().manual_seed(0)).double()
+    growing = torch.linspace(0.005, 0.02, 10).double()[:, None, None]
+    noisy = standing() + growing * torch.randn(1, 10, 22, 3, generator=torch.Generator().manual_seed(0)).double()
     padded = torch.cat([noisy, torch.full((1, 5, 22, 3), torch.nan).double()], dim=1)
     there, cut = measures(noisy, length(10), FPS), measures(noisy, length(4), FPS)
     for name, found in measures(padded, length(10), FPS).items():
