@@ -1,9 +1,11 @@
-"""Retrieval metrics against brute force: recall with ties, the area under the ROC curve."""
+"""Retrieval metrics against brute force and TMR's official code: recall with ties, protocols, the area under the ROC
+curve."""
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from rl_motion.evaluation.retrieval import auc, recall_at
+from rl_motion.evaluation.retrieval import auc, dissimilar, protocols, ranks_Q, recall_at, same_texts_NN
 
 
 def ranks(row, own):
@@ -63,3 +65,57 @@ def test_auc_at_its_ends():
 @pytest.mark.parametrize("labels", [[True, True], [False, False], []])
 def test_auc_of_one_outcome_is_none(labels):
     assert auc([0.1] * len(labels), labels) is None
+
+
+# --- protocols ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden(request):
+    return load_file(request.config.rootpath / "tests/golden/guo_metrics_tmr_retrieval.safetensors")
+
+
+@pytest.mark.parametrize("protocol", ["plain", "threshold"])
+def test_protocols_equal_the_official_code(golden, protocol):
+    found = protocols(golden["in/sims"], golden["in/sent_emb"])["all" if protocol == "plain" else protocol]
+    for direction in ("t2m", "m2t"):
+        for k in (1, 2, 3, 5, 10):
+            want = golden[f"out/{protocol}/{direction}_R{k:02d}"] / 100
+            assert found[f"{direction}/R@{k}"] == pytest.approx(float(want), abs=1e-9)
+        assert found[f"{direction}/MedR"] == float(golden[f"out/{protocol}/{direction}_MedR"])
+    same = None if protocol == "plain" else same_texts_NN(golden["in/sent_emb"])
+    assert ranks_Q(golden["in/sims"], same).tolist() == golden[f"out/{protocol}/t2m_rank"].tolist()
+    assert ranks_Q(golden["in/sims"].T, same).tolist() == golden[f"out/{protocol}/m2t_rank"].tolist()
+
+
+def test_the_golden_ranks_notice_ties_and_the_threshold(golden):
+    """Negative control: ties in one's own favour, or no threshold, give other ranks."""
+    similarity_QN = golden["in/sims"]
+    favourable = (similarity_QN > np.diag(similarity_QN)[:, None]).sum(1)
+    assert (favourable != golden["out/plain/t2m_rank"]).any()
+    assert (ranks_Q(similarity_QN) != golden["out/threshold/t2m_rank"]).any()
+
+
+def unit_rows(count, seed=0, channels=12):
+    rows = np.random.default_rng(seed).normal(size=(count, channels))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_batches_are_galleries_of_32_and_their_mean():
+    similarity_NN = np.random.default_rng(3).normal(size=(70, 70)) + np.eye(70)
+    order = np.random.default_rng(4).permutation(70)
+    found = protocols(similarity_NN, unit_rows(70), order)
+    parts = [recall_at(similarity_NN[np.ix_(rows, rows)], 3) for rows in (order[:32], order[32:64])]
+    assert found["batches"]["t2m/R@3"] == pytest.approx(np.mean(parts))
+    assert found["all"]["t2m/R@3"] < found["batches"]["t2m/R@3"]
+    assert set(found) == {"all", "threshold", "batches"}
+    assert "batches" not in protocols(similarity_NN[:20, :20], unit_rows(20))
+
+
+def test_the_dissimilar_gallery_takes_one_of_each_kind_before_a_second():
+    kinds = np.repeat(unit_rows(100, channels=200), 3, axis=0)
+    near = kinds + 1e-3 * np.random.default_rng(5).normal(size=kinds.shape)
+    chosen = dissimilar(near / np.linalg.norm(near, axis=1, keepdims=True), 100)
+    assert sorted({int(row) // 3 for row in chosen}) == list(range(100))
+    found = protocols(np.eye(300), near)
+    assert found["dissimilar"]["t2m/R@1"] == 1
