@@ -240,12 +240,6 @@ def test_page_says_what_it_shows():
         assert words in text
 
 
-def test_a_viewer_that_changed_its_page_is_noticed(monkeypatch):
-    monkeypatch.setattr("rl_motion.evaluation.page.motion_page", lambda *args, **kwargs: "<html></html>")
-    with pytest.raises(ValueError, match="</style>"):
-        page()
-
-
 def test_curves_are_the_finite_values_of_the_metrics_that_matter():
     rows = [
         {
