@@ -25,6 +25,7 @@ class Representation(StrEnum):
 
     HUMANML3D_263 = "humanml3d-263"
     SMPLRIFKE_205 = "smplrifke-205"
+    KIT_251 = "kit-251"  # millimetres, as KIT-ML has them; the others are in metres
 
 
 class Normalisation(StrEnum):

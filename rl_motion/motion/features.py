@@ -84,12 +84,12 @@ class FeatureLayout:
     @cached_property
     def feet(self) -> slice:
         """Contacts of the four contact joints."""
-        return slice(self.vel.stop, self.vel.stop + 4)
+        return slice(self.vel.stop, self.features_D)
 
     @cached_property
     def features_D(self) -> int:
         """Number of features of a frame."""
-        return self.feet.stop
+        return 4 + 12 * (self.joints_J - 1) + 3 + 4
 
 
 LAYOUT = FeatureLayout(
@@ -162,7 +162,7 @@ def extract_features(
     layout: FeatureLayout, joints_BFJ3: FloatArray, offsets_J3: FloatArray, *, own_heading: bool
 ) -> NDArray[np.float32]:
     """Return a layout's features [B, F - 1, D]: `joints_to_features_batch` for any data set."""
-    joints = _uniform(_checked(joints_BFJ3, layout), offsets_J3, layout)
+    joints = uniform_joints(layout, joints_BFJ3, offsets_J3)
     joints = _canonical(joints, layout.skeleton)
     heading_BF4 = (_own_heading if own_heading else _official_heading)(joints, layout.skeleton)
     rotations = layout.skeleton.inverse_kinematics(joints, heading_BF4)[..., 1:, :]
@@ -187,10 +187,37 @@ def extract_features(
     return features
 
 
+def uniform_joints(layout: FeatureLayout, joints_BFJ3: FloatArray, offsets_J3: FloatArray) -> FloatArray:
+    """Return the clips [B, F, J, 3] in float64 with the target's bones, and the unit of its offsets."""
+    return _uniform(_checked(joints_BFJ3, layout), offsets_J3, layout)
+
+
 def recover_joints(layout: FeatureLayout, features_FD: torch.Tensor) -> torch.Tensor:
     """Return joints [..., F, J, 3] from a layout's features [..., F, D]: `features_to_joints` for any data set."""
     joints_FJ3, _ = _recover(layout, features_FD)
     return joints_FJ3
+
+
+def recover_all_joints(layout: FeatureLayout, features_BFD: torch.Tensor, length_B: torch.Tensor) -> torch.Tensor:
+    """Return joints [B, F + 1, J, 3]: L rows were made of L + 1 frames, and the last row's velocities lead to frame L.
+
+    Frames 0 to L - 1 are `recover_joints`'. What comes after a row's frame L is meaningless.
+
+    Raises:
+        ValueError: another width, or a length outside 1..F.
+    """
+    frames = features_BFD.shape[1]
+    if not ((length_B >= 1) & (length_B <= frames)).all():
+        raise ValueError(f"lengths: got {length_B.tolist()}, want each in 1..{frames}")
+    joints, yaw_BF = _recover(layout, features_BFD)
+    row_B = torch.arange(len(joints), device=joints.device)
+    last_B = length_B.to(joints.device) - 1
+    velocity_BJ3 = features_BFD[row_B, last_B, layout.vel].to(joints.dtype).unflatten(-1, (layout.joints_J, 3))
+    step_x, step_z = _turn_back(yaw_BF[row_B, last_B, None], velocity_BJ3[..., 0], velocity_BJ3[..., 2])
+    step_BJ3 = torch.stack([step_x, velocity_BJ3[..., 1], step_z], dim=-1)
+    every_BFJ3 = torch.nn.functional.pad(joints, (0, 0, 0, 0, 0, 1))
+    every_BFJ3[row_B, last_B + 1] = joints[row_B, last_B] + step_BJ3
+    return every_BFJ3
 
 
 def _recover(layout: FeatureLayout, features_FD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,15 +7,22 @@ from collections.abc import Callable
 from torch import Tensor
 
 from rl_motion.config import UserError
+from rl_motion.motion import kit
 from rl_motion.motion.features import features_to_joints
 from rl_motion.motion.smplrifke import smplrifke_to_joints
 from rl_motion.types import Motions, Normalisation, Representation
 
+
+def _kit_to_joints(features_FD: Tensor) -> Tensor:
+    return kit.from_kit_joints(kit.features_to_joints(features_FD)) / kit.MILLIMETRES_PER_METRE
+
+
 TO_JOINTS: dict[Representation, Callable[[Tensor], Tensor]] = {
     Representation.HUMANML3D_263: features_to_joints,
     Representation.SMPLRIFKE_205: smplrifke_to_joints,
+    Representation.KIT_251: _kit_to_joints,
 }
-"""Un-normalised features [..., F, D] -> joints [..., F, 22, 3], by representation."""
+"""Un-normalised features [..., F, D] -> joints [..., F, 22, 3] in metres, by representation: one body for all."""
 
 
 def motion_joints(motions: Motions) -> Tensor:

@@ -15,6 +15,9 @@ Shape legend: B batch, F frames, J joints (21), D features (251). Y up, facing Z
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,10 +26,13 @@ from rl_motion.motion.features import FeatureLayout, extract_features, recover_j
 from rl_motion.motion.rotations import FloatArray
 from rl_motion.motion.skeleton import Skeleton
 
+Joints = TypeVar("Joints", FloatArray, torch.Tensor)
+
 FPS = 12.5
+MILLIMETRES_PER_METRE = 1000.0
 
 
-def _constant(values: list[float] | list[list[float]]) -> FloatArray:
+def _constant(values: Sequence[object]) -> FloatArray:
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
@@ -55,8 +61,8 @@ KIT_OFFSETS_J3 = KIT.raw_offsets_J3 * _constant([
     0.0, 122.47306, 122.73924, 54.41200, 288.77390, 238.43153, 323.92445, 216.20671, 244.42460, 305.93190, 217.58685,
     151.78487, 459.81833, 482.70190, 141.39399, 81.19297, 159.41232, 447.56675, 478.69277, 138.08922, 38.53897,
 ])[:, None]  # fmt: skip
-"""Default target skeleton [21, 3] in millimetres. Not KIT-ML's own (its clip 03950), which is not public without the
-data: that of a person of the CMU database in KIT's joints. Pass KIT-ML's where features must equal published ones."""
+"""Default target skeleton [21, 3] in millimetres, a stand-in: KIT-ML's own is that of its clip 03950 and comes with its
+data. Pass that one where features must equal published ones."""
 KIT_OFFSETS_J3.setflags(write=False)
 
 
@@ -100,3 +106,34 @@ def features_to_joints(features_FD: torch.Tensor) -> torch.Tensor:
         ValueError: the last dimension is not 251.
     """
     return recover_joints(LAYOUT, features_FD)
+
+
+# Each joint is the midpoint of two joints of the other skeleton; mostly the same one twice, which is exact.
+_KIT_FROM = (
+    (0, 0), (6, 6), (9, 9), (12, 12), (15, 15),
+    (17, 17), (19, 19), (21, 21), (16, 16), (18, 18), (20, 20),
+    (2, 2), (5, 5), (8, 8), (8, 11), (11, 11), (1, 1), (4, 4), (7, 7), (7, 10), (10, 10),
+)  # fmt: skip
+"""By KIT joint: mid-feet lie between ankle and toe; KIT's spine is HumanML3D's spine2, spine3 and neck."""
+_FROM_KIT = (
+    (0, 0), (16, 16), (11, 11), (0, 1), (17, 17), (12, 12), (1, 1), (18, 18), (13, 13), (2, 2), (20, 20), (15, 15),
+    (3, 3), (2, 8), (2, 5), (4, 4), (8, 8), (5, 5), (9, 9), (6, 6), (10, 10), (7, 7),
+)  # fmt: skip
+"""By HumanML3D joint: spine1 lies between pelvis and spine2, collars between spine3 and shoulder, as in its chains."""
+
+
+def to_kit_joints(joints_FJ3: Joints) -> Joints:
+    """Return KIT's 21 joints [..., F, 21, 3] from HumanML3D's 22, metres in and out; spine1 and collars are dropped."""
+    return _midpoints(joints_FJ3, _KIT_FROM, len(_FROM_KIT))
+
+
+def from_kit_joints(joints_FJ3: Joints) -> Joints:
+    """Return HumanML3D's 22 joints [..., F, 22, 3] from KIT's 21, metres in and out; mid-feet are dropped."""
+    return _midpoints(joints_FJ3, _FROM_KIT, len(_KIT_FROM))
+
+
+def _midpoints(joints_FJ3: Joints, pairs: tuple[tuple[int, int], ...], want_J: int) -> Joints:
+    if tuple(joints_FJ3.shape[-2:]) != (want_J, 3):
+        raise ValueError(f"joints: got {tuple(joints_FJ3.shape)}, want [..., {want_J}, 3]")
+    first, second = (list(side) for side in zip(*pairs, strict=True))
+    return (joints_FJ3[..., first, :] + joints_FJ3[..., second, :]) * 0.5
