@@ -75,9 +75,10 @@ def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, 
     return mean_D.float(), std_D.float()
 
 
-def _optimiser(
+def optimiser_of(
     parameters: Sequence[nn.Parameter], recipe: Recipe
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """A recipe's optimiser and the learning rate's course."""
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
     )
@@ -89,12 +90,13 @@ def _optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
-def _update(
+def update(
     loss: Tensor,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
 ) -> float:
+    """One step down a loss, the gradient's norm clipped to 1; returns the loss."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -160,7 +162,7 @@ def train_denoiser(
     condition = denoiser.encode_text(captions)
     generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
-    optimiser, rate = _optimiser(list(model.parameters()), recipe)
+    optimiser, rate = optimiser_of(list(model.parameters()), recipe)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     model.train()
     for step in range(recipe.steps):
@@ -177,7 +179,7 @@ def train_denoiser(
         with torch.autocast("cpu", torch.bfloat16):
             predicted_BFD = denoiser.predict(x_BFD * valid_BF[..., None], t_B, text, length_B).float()
         loss = denoising_loss(denoiser.prediction_type, predicted_BFD - target_BFD, valid_BF)
-        value = _update(loss, model, optimiser, rate)
+        value = update(loss, model, optimiser, rate)
         average.update_parameters(model)
         on_step(step, value)
     model.load_state_dict(average.module.state_dict())
@@ -227,7 +229,7 @@ def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
     real motion.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimiser, rate = _optimiser(list(model.parameters()), recipe)
+    optimiser, rate = optimiser_of(list(model.parameters()), recipe)
     by_claim = [[torch.nonzero(claim_N == c).flatten() for c in claim_N.unique()] for _, claim_N in data]
     model.train()
     for step in range(recipe.steps):
@@ -251,7 +253,7 @@ def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
             text_BC = model.encode_text(texts.tokens_ULC[caption_B], texts.length_U[caption_B]).mu_BC.float()
         negatives = Negatives(motion_NC=motion_BC[len(x_BFD) :])
         loss = info_nce(text_BC, motion_BC[: len(x_BFD)], temperature=0.07, negatives=negatives)
-        on_step(step, _update(loss, model, optimiser, rate))
+        on_step(step, update(loss, model, optimiser, rate))
     model.eval()
 
 
@@ -274,7 +276,7 @@ def train_text_encoder(
     width, vocabulary = model.config.hidden_size, model.config.vocab_size
     masked_head, words_head = nn.Linear(width, vocabulary), nn.Linear(width, vocabulary)
     both = nn.ModuleList([model, masked_head, words_head])
-    optimiser, rate = _optimiser(list(both.parameters()), recipe)
+    optimiser, rate = optimiser_of(list(both.parameters()), recipe)
     special = torch.tensor(tokenizer.all_special_ids)
     both.train()
     for step in range(recipe.steps):
@@ -294,6 +296,6 @@ def train_text_encoder(
         target = torch.zeros(recipe.batch, vocabulary).scatter_(1, other, 1.0)
         target[:, special] = 0.0
         words = nn.functional.cross_entropy(words_head(pooled), target / target.sum(1, keepdim=True))
-        on_step(step, _update(masked + words, both, optimiser, rate))
+        on_step(step, update(masked + words, both, optimiser, rate))
     model.eval()
     model.save_pretrained(directory)
