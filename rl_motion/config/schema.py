@@ -128,13 +128,23 @@ class RewardConfig(Section):
 
     name: str
     """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
+    model: str | None = None
+    """Weights that `tmr` and `tmr_contrastive` read: a retrieval model of the zoo or a directory of the same form. It may
+    read another representation than the model makes, where the one can be had of the other. None: `tmr-embedded`."""
     weight: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
 
 
 class SentinelsConfig(Section):
-    """When the report warns: a sentinel of the tuned model above this multiple of the base's."""
+    """When report and run warn of motion that is no longer natural."""
 
     ratio_to_base: PositiveFloat = 1.5
+    """The report: a sentinel of the tuned model above this multiple of the base's."""
+    bands: str | None = "first"
+    """Where the sentinels of honest runs stay: packaged bands by the name of their world, or `FILE.json:WORLD` as
+    `jobs/sentinels.py` writes it. They judge motion of their own frame rate. None: nothing is judged."""
+    pause: bool = False
+    """With `evaluation.validate_every`: end the run, to be resumed, where the validation reward has risen and sentinels
+    have left their bands. False: it only warns."""
 
 
 class AlgorithmConfig(Section):
@@ -272,6 +282,11 @@ class RuntimeConfig(Section):
 class EvaluationConfig(Section):
     """Held-out evaluation, base beside tuned, same prompts and same noise."""
 
+    splits: dict[Literal["held_out", "original", "train"], str] = {
+        "held_out": "target/test", "original": "source/test", "train": "target/train",
+    }  # fmt: skip
+    """Which split of the embedded world each name of the report stands for. What is held out and what must not be
+    forgotten are test splits, and nothing else reads those."""
     prompts: Many = 64
     samples_per_prompt: Thousand = 4
     guidance_scale: NonNegative | None = None
@@ -321,6 +336,16 @@ class Job(Section):
             raise ValueError(
                 f"got algorithm.transitions={asked} and policy.steps={self.policy.steps}, of which {made} are "
                 "stochastic transitions; want as many at most; lower algorithm.transitions or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sees_what_it_pauses_for(self) -> Job:
+        if self.sentinels.pause and (self.evaluation.validate_every is None or self.sentinels.bands is None):
+            raise ValueError(
+                f"got sentinels.pause=true, evaluation.validate_every={self.evaluation.validate_every} and "
+                f"sentinels.bands={self.sentinels.bands}, by which nothing is judged; want validation and bands; set "
+                "both, or leave pause out"
             )
         return self
 

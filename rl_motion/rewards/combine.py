@@ -30,7 +30,7 @@ class Term:
 
 def build_terms(
     configs: Sequence[RewardConfig],
-    registry: Mapping[str, Callable[[], Reward]],
+    registry: Mapping[str, Callable[..., Reward]],
     spreads: Mapping[str, Spread] | None = None,
 ) -> tuple[Term, ...]:
     """The terms a job asks for.
@@ -44,10 +44,14 @@ def build_terms(
         UserError: no reward at all, an unknown name, or the same name twice.
     """
     check_names(configs, registry)
-    terms = tuple(Term(config.name, config.weight, registry[config.name]()) for config in configs)
+    terms = tuple(Term(config.name, config.weight, _made(registry[config.name], config)) for config in configs)
     if spreads is None:
         return terms
     return tuple(replace(term, mean=spreads[term.name].mean, std=spreads[term.name].std) for term in terms)
+
+
+def _made(kind: Callable[..., Reward], config: RewardConfig) -> Reward:
+    return kind() if config.model is None else kind(config.model)
 
 
 def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> None:

@@ -10,12 +10,14 @@ from typing import Protocol, Self
 
 from torch import Tensor
 
-from rl_motion.rewards.kind import HUMANML3D_UNNORMALISED, refuse_misread
-from rl_motion.types import Motions, Prompt
+from rl_motion.rewards.kind import HUMANML3D_UNNORMALISED, reads, refuse_misread
+from rl_motion.types import Motions, Prompt, Representation
 
 
 class Similarity(Protocol):
     """What this reward asks of a retrieval model."""
+
+    representation: Representation
 
     def similarity(self, motions: Motions, texts: Sequence[str]) -> Tensor:
         """Cosine [B] in [-1, 1] between each motion and its row's text."""
@@ -34,13 +36,14 @@ class TMRReward:
     def __init__(self, model: Similarity) -> None:
         """Reward with this retrieval model."""
         self._model = model
+        self.accepts = reads(model.representation)
 
     @classmethod
-    def load(cls) -> Self:
-        """The reward with the embedded world's TMR; only the worker that scores loads it."""
+    def load(cls, checkpoint: str = checkpoint) -> Self:
+        """The reward with a TMR of the zoo or of a directory; only the worker that scores loads it."""
         from rl_motion.models.zoo import load_tmr
 
-        return cls(load_tmr(cls.checkpoint))
+        return cls(load_tmr(checkpoint))
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
         """Cosine [B] of each motion with its row's prompt. This TMR saw clean motion only: `noise_level_B` is
@@ -50,5 +53,5 @@ class TMRReward:
             UserError: another representation, normalised features, noisy motions, or rows that do not match
                 prompts.
         """
-        refuse_misread("tmr", motions, prompts, noise_level_B)
+        refuse_misread("tmr", motions, prompts, noise_level_B, self.accepts)
         return self._model.similarity(motions, [prompt.text for prompt in prompts])

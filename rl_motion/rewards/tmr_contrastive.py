@@ -20,14 +20,16 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from rl_motion.rewards.kind import HUMANML3D_UNNORMALISED, refuse_misread
-from rl_motion.types import Motions, Prompt
+from rl_motion.rewards.kind import HUMANML3D_UNNORMALISED, reads, refuse_misread
+from rl_motion.types import Motions, Prompt, Representation
 
 TEMPERATURE = 0.1
 
 
 class Embedding(Protocol):
     """What this reward asks of a retrieval model."""
+
+    representation: Representation
 
     def embed_motions(self, motions: Motions) -> Tensor:
         """Unit embeddings [B, C]."""
@@ -50,13 +52,14 @@ class ContrastiveTMRReward:
     def __init__(self, model: Embedding) -> None:
         """Reward with this retrieval model."""
         self._model = model
+        self.accepts = reads(model.representation)
 
     @classmethod
-    def load(cls) -> Self:
-        """The reward with the embedded world's TMR; only the worker that scores loads it."""
+    def load(cls, checkpoint: str = checkpoint) -> Self:
+        """The reward with a TMR of the zoo or of a directory; only the worker that scores loads it."""
         from rl_motion.models.zoo import load_tmr
 
-        return cls(load_tmr(cls.checkpoint))
+        return cls(load_tmr(checkpoint))
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
         """Reward [B] in nats; `prompts` are those of the whole unit, row by row.
@@ -64,7 +67,7 @@ class ContrastiveTMRReward:
         Raises:
             UserError: another form, noisy motions, or rows that do not match prompts.
         """
-        refuse_misread("tmr_contrastive", motions, prompts, noise_level_B)
+        refuse_misread("tmr_contrastive", motions, prompts, noise_level_B, self.accepts)
         texts = list(dict.fromkeys(prompt.text for prompt in prompts))
         cosine_BP = self._model.embed_motions(motions) @ self._model.embed_texts(texts).T
         own_B = torch.tensor([texts.index(prompt.text) for prompt in prompts], device=cosine_BP.device)

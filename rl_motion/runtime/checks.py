@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet, refuse_unread
-from rl_motion.config import Job, UserError, nearest
+from rl_motion.config import Job, RewardConfig, UserError, nearest
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
 from rl_motion.prompts.pool import MAX_FRAMES
@@ -20,7 +20,7 @@ from rl_motion.protocols import Need
 from rl_motion.rewards import CHECKPOINTS
 from rl_motion.rewards.calibration import PROMPTS, refuse_other
 from rl_motion.rewards.combine import check_names
-from rl_motion.rewards.kind import forms
+from rl_motion.rewards.kind import forms, reads
 from rl_motion.rewards.of_job import kinds, read_files
 from rl_motion.runtime import store_uri
 from rl_motion.runtime.build import build_algorithm, build_pool
@@ -162,8 +162,7 @@ def checkpoints(job: Job) -> dict[str, Path]:
     Raises:
         UserError: one is missing.
     """
-    rewards = {f"reward.{r.name}": CHECKPOINTS[r.name] for r in job.rewards if r.name in CHECKPOINTS}
-    found = {role: locate(name, RETRIEVAL) for role, name in rewards.items()}
+    found = {f"reward.{r.name}": _reward_checkpoint(r) for r in job.rewards if r.name in CHECKPOINTS}
     return {"model": locate(job.model.name, DENOISERS), **found}
 
 
@@ -189,10 +188,21 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
     files = read_files(job)
     known = kinds(files)
     check_names(job.rewards, known)
-    for name in (reward.name for reward in job.rewards):
-        if gives not in known[name].accepts:
+    native = True
+    for reward in job.rewards:
+        name, kind = reward.name, known[reward.name]
+        if reward.model is not None and name not in CHECKPOINTS:
             raise UserError(
-                f"rewards: got {name!r}, which reads {forms(known[name].accepts)}; want one that reads what model "
+                f"rewards: got model={reward.model!r} for {name!r}, which reads no weights; want it with "
+                f"{' or '.join(sorted(CHECKPOINTS))} alone; leave it out"
+            )
+        accepts = kind.accepts
+        if name in CHECKPOINTS:
+            read = _config(_reward_checkpoint(reward)).representation
+            accepts, native = reads(read), native and read == gives.representation
+        if gives not in accepts:
+            raise UserError(
+                f"rewards: got {name!r}, which reads {forms(accepts)}; want one that reads what model "
                 f"{job.model.name!r} gives, {gives}; choose another reward or another model"
             )
         if known[name].contrasts and job.train.prompts_per_unit < 2:
@@ -210,7 +220,12 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
     if files.calibration is not None:
         inputs = weights_sha256(job) | files.plugins_sha256 | {PROMPTS: build_pool(job).sha256}
         refuse_other(files.calibration, job, inputs)
-    return all(known[reward.name].differentiable for reward in job.rewards)
+    # What was converted has left the graph.
+    return native and all(known[reward.name].differentiable for reward in job.rewards)
+
+
+def _reward_checkpoint(reward: RewardConfig) -> Path:
+    return locate(reward.model or CHECKPOINTS[reward.name], RETRIEVAL)
 
 
 def _examined(job: Job) -> dict[str, int]:

@@ -22,6 +22,8 @@ def motions(batch=4, normalisation=Normalisation.NONE, representation=Representa
 class FakeTMR:
     """Similarity is the first feature, negated for jumps."""
 
+    representation = Representation.HUMANML3D_263
+
     def similarity(self, motions, texts):
         sign = torch.tensor([-1.0 if text == "jumps" else 1.0 for text in texts])
         return motions.features_BFD[:, 0, 0] * sign

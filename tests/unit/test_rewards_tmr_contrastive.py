@@ -18,6 +18,8 @@ AXES = {"walks": 0, "jumps": 1, "bows": 2}
 class FakeTMR:
     """Texts are axes, a motion is its first three features: cosines are what the test writes down."""
 
+    representation = Representation.HUMANML3D_263
+
     def embed_motions(self, motions):
         return motions.features_BFD[:, 0, :3]
 
