@@ -7,6 +7,7 @@ where text embeddings are normalised) and `README.md`, its model card.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
@@ -16,17 +17,20 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError, nearest
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, TextStatistics
+from rl_motion.models.evaluator import Evaluator, Vocabulary
+from rl_motion.models.guo import Guo, GuoConfig
 from rl_motion.models.layers import refuse_not_finite
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
+from rl_motion.motion.convert import converted, convertible
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions, Normalisation, Representation
 
@@ -39,6 +43,8 @@ DENOISERS: dict[str, tuple[type[Any], type[Any], type[Any]]] = {
 """Motion models by kind: the network, its shape, and its face towards policies. A new one is a line here."""
 RETRIEVAL: dict[str, tuple[type[TMR], type[TMRConfig]]] = {"tmr": (TMR, TMRConfig)}
 """Retrieval models by kind: the network and its shape."""
+EVALUATORS: dict[str, tuple[type[Guo], type[GuoConfig]]] = {"guo": (Guo, GuoConfig)}
+"""Evaluators by kind: the network and its shape. They judge, and no reward reads them."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -57,6 +63,17 @@ class CheckpointConfig(BaseModel):
     """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     representation: Representation = Representation.HUMANML3D_263
+
+
+class EvaluatorConfig(BaseModel):
+    """`config.json` of an evaluator. It reads texts itself: its words are in `words.json`, beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    network: dict[str, Any]
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    representation: Representation
 
 
 def names(kinds: Collection[str]) -> list[str]:
@@ -145,6 +162,7 @@ class RetrievalModel:
         """Combine both; `config` says what motion it reads."""
         self.scorer = scorer
         self.representation = config.representation
+        self.fps = config.fps
         self._text_encoder = text_encoder
 
     def similarity(self, motions: Motions, texts: Sequence[str]) -> Tensor:
@@ -156,21 +174,31 @@ class RetrievalModel:
         return (self.embed_motions(motions) * self.embed_texts(texts)).sum(dim=-1)
 
     def embed_motions(self, motions: Motions) -> Tensor:
-        """Unit embeddings [B, C] of un-normalised motions.
+        """Unit embeddings [B, C] of un-normalised motions; of another representation by way of joints, off the graph.
 
         Raises:
-            UserError: another representation, or normalised features.
+            UserError: a representation that cannot be converted, or normalised features.
         """
-        if motions.representation != self.representation or motions.normalisation != Normalisation.NONE:
-            raise UserError(
-                f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
-                f"{self.representation} normalised by {Normalisation.NONE}; decode it first"
-            )
+        motions = readable_motions(motions, self.representation, self.fps)
         return self.scorer.embed_motion(motions.features_BFD, motions.length_B)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [B, C] of texts."""
         return self.scorer.embed_text(*self._text_encoder.tokens(texts))
+
+
+def readable_motions(motions: Motions, representation: Representation, fps: float) -> Motions:
+    """The motions as a model reads them.
+
+    Raises:
+        UserError: a representation that cannot be converted to that one, or normalised features.
+    """
+    if not convertible(motions.representation, representation) or motions.normalisation != Normalisation.NONE:
+        raise UserError(
+            f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
+            f"{representation} normalised by {Normalisation.NONE}; decode it first"
+        )
+    return motions if motions.representation == representation else converted(motions, representation, fps)
 
 
 def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
@@ -190,6 +218,61 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     model = RetrievalModel(scorer, _text_encoder(path, config), config)
     _try_out(path, lambda: model.embed_texts(["a"]))
     return model
+
+
+def save_evaluator(directory: Path, evaluator: Evaluator) -> None:
+    """Write an evaluator's directory (without its model card); its weights as float16, its statistics as they are."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{k}": v.half() for k, v in evaluator.guo.state_dict().items()}
+    tensors |= {"words_VW": evaluator.vectors.weight.half(), "mean_D": evaluator.mean_D, "std_D": evaluator.std_D}
+    if evaluator.offsets_J3 is not None:
+        tensors["offsets_J3"] = torch.from_numpy(evaluator.offsets_J3)
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, directory / "model.safetensors")
+    config = EvaluatorConfig(
+        kind="guo",
+        network=network_shape(evaluator.guo),
+        fps=evaluator.fps,
+        representation=evaluator.representation,
+    )
+    (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (directory / "words.json").write_text(json.dumps(evaluator.vocabulary.words) + "\n", encoding="utf-8")
+
+
+def load_evaluator(name_or_dir: str | Path) -> Evaluator:
+    """An evaluator in eval mode, its weights in float32.
+
+    Raises:
+        UserError: no such checkpoint, a broken file, or weights or words that do not fit their configuration.
+    """
+    path = locate(name_or_dir, EVALUATORS)
+    try:
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("kind")
+        if kind not in EVALUATORS:
+            raise UserError(
+                f"got a {kind} checkpoint in {path}; want {' or '.join(EVALUATORS)}; check which model goes where"
+            )
+        config = EvaluatorConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(json.loads((path / "words.json").read_text(encoding="utf-8")))
+        content = (path / "model.safetensors").read_bytes()
+        tensors = load(content)
+        refuse_not_finite(tensors)
+        offsets_J3 = tensors.pop("offsets_J3").numpy() if "offsets_J3" in tensors else None
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
+        words_VW = tensors.pop("words_VW")
+    except (OSError, SafetensorError, ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise broken(path, error) from error
+    weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+    network_class, shape_class = EVALUATORS[config.kind]
+    guo = _network(path, weights, lambda: network_class(shape_class(**config.network)))
+    try:
+        evaluator = Evaluator(guo, vocabulary, words_VW, space, offsets_J3=offsets_J3)
+    except ValueError as error:
+        raise broken(path, error) from error
+    evaluator.sha256 = hashlib.sha256(content).hexdigest()
+    evaluator.eval().requires_grad_(False)
+    _try_out(path, lambda: evaluator.embed_texts(["a"]))
+    return evaluator
 
 
 def text_encoder_of(path: Path, config: CheckpointConfig) -> Path:

@@ -20,7 +20,7 @@ from rl_motion.motion import features, kit
 from rl_motion.motion.features import FeatureLayout, extract_features, recover_all_joints, uniform_joints
 from rl_motion.motion.resample import resample, resampled_frames
 from rl_motion.motion.rotations import FloatArray
-from rl_motion.motion.skeleton import HUMANML3D, HUMANML3D_OFFSETS_J3, STANDING_OFFSETS_J3
+from rl_motion.motion.skeleton import HUMANML3D_OFFSETS_J3
 from rl_motion.motion.smplrifke import smplrifke_to_joints
 from rl_motion.types import Motions, Normalisation, Representation
 
@@ -72,7 +72,10 @@ def converted(
         return motions
     if not convertible(motions.representation, representation) or representation not in _TARGETS:
         known = ", ".join(_TARGETS)
-        raise UserError(f"got {motions.representation} motion, to become {representation}; want one of {known}")
+        raise UserError(
+            f"got {motions.representation} motion, to become {representation} at {fps:g} fps; want one of {known}; "
+            "choose a network that reads one of these"
+        )
 
     joints_BFJ3, frames_B = _joints(motions)
     canvas = joints_BFJ3.shape[1]
@@ -91,7 +94,7 @@ def converted(
         joints_BFJ3 = kit.to_kit_joints(joints_BFJ3)
     elif motions.representation is Representation.KIT_251 and representation is not motions.representation:
         # With the wanted body's bones first: joints that KIT lacks are placed between others by its proportions.
-        joints_BFJ3 = kit.from_kit_joints(uniform_joints(kit.LAYOUT, joints_BFJ3, _in_kit_joints(offsets_J3)))
+        joints_BFJ3 = kit.from_kit_joints(uniform_joints(kit.LAYOUT, joints_BFJ3, kit.in_kit_joints(offsets_J3)))
     features_BFD = extract_features(layout, joints_BFJ3, offsets_J3, own_heading=own_heading)
     rows = int(resampled_frames(canvas, motions.fps, fps)) - 1
     features_BFD[np.arange(rows) >= rows_B[:, None]] = 0.0
@@ -132,12 +135,3 @@ def _held(joints_BFJ3: FloatArray, frames_B: NDArray[np.int64]) -> FloatArray:
     """Each row's last frame in place of what comes after it."""
     frame_BF = np.minimum(np.arange(joints_BFJ3.shape[1]), frames_B[:, None] - 1)
     return joints_BFJ3[np.arange(len(joints_BFJ3))[:, None], frame_BF]
-
-
-def _in_kit_joints(offsets_J3: FloatArray) -> FloatArray:
-    """HumanML3D's target skeleton [22, 3] as one of KIT's [21, 3]: bones of a person who stands."""
-    lengths_J = np.linalg.norm(offsets_J3[1:], axis=-1)
-    directions_J3 = STANDING_OFFSETS_J3[1:] / np.linalg.norm(STANDING_OFFSETS_J3[1:], axis=-1, keepdims=True)
-    standing_J3 = kit.to_kit_joints(HUMANML3D.from_directions(np.zeros(3), directions_J3, lengths_J))
-    target_J3: FloatArray = kit.KIT.raw_offsets_J3 * np.append(0.0, kit.KIT.bone_lengths(standing_J3))[:, None]
-    return target_J3
