@@ -1,0 +1,347 @@
+"""Bands of the sentinels from honest evaluations; how many unseen ones they flag; what they say of planted hacks.
+
+    python jobs/sentinels.py calibrate --runs runs/seen --cmu DATA   # real, base and honestly tuned motion -> bands
+    python jobs/sentinels.py honest --runs runs/unseen             # false alarms among others than those
+    python jobs/sentinels.py hacks                                 # planted reward hacks: docs/sentinels.md
+
+An honest evaluation compares one of these with a base model on the same prompts: real motion, the same base with other
+noise, another base, the same network trained on the target's motions too, and runs of the demo's kind (--runs names a
+folder of them, whose newest commits count). The rule, written before any number was seen: a sentinel's band is the
+range of its log ratio over all these, widened at both ends by a quarter of that range and at least a tenth, for models
+nobody has seen; sigma is the largest standard deviation over prompts of any of them. Where less is better, only what
+is no better than its base by more than a tenth counts. --out keeps all that is sampled.
+
+Legend: N rows, P prompts, M samples per prompt, F frames, D features, J joints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from rl_motion.config import Job
+from rl_motion.config.load import load_job
+from rl_motion.evaluation.selection import draw, make_units
+from rl_motion.evaluation.sentinels import (
+    FLOORS,
+    PACKAGED,
+    TWO_SIDED,
+    Band,
+    Bands,
+    Statistics,
+    bands_of,
+    judge,
+    of_unit,
+    read_bands,
+    write_bands,
+)
+from rl_motion.motion.features import FPS, joints_to_features
+from rl_motion.types import Motions, Normalisation, Representation, Unit
+
+app = typer.Typer(add_completion=False, help=__doc__)
+BANDS = Path(__file__).resolve().parents[1] / "rl_motion" / PACKAGED
+SHARE, LEAST = 0.25, 0.10
+"""By what part of its range, and at least by how much in log ratio, a band is wider than what was seen."""
+KL_LIMIT = 3e-5
+"""Three times the largest exact KL at the end of a run with a KL weight in docs/log.md: 1.0e-5 (5.5e-5 without one)."""
+PROMPTS, SAMPLES, UNIT = 48, 2, 12
+CALIBRATED_ON = (("target/train", 1), ("source/train", 1))
+"""Splits whose prompts were drawn, and the seed of the draw and of the noise."""
+UNSEEN = (("target/val", 101), ("target/test", 102), ("source/test", 103))
+OTHERS = {
+    "mdm-embedded": ("mdm-embedded-b", "mdm-embedded-upper"),
+    "mdm-embedded-b": ("mdm-embedded", "mdm-embedded-upper"),
+    "t2m-unet-embedded": ("t2m-unet-embedded-upper",),
+}
+"""Base models, and those that count as honest beside each."""
+Out = Annotated[Path, typer.Option(help="Where samples are kept, to be made once")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of honest runs")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where motions come from: a model with or without an adapter, or the world itself."""
+
+    model: str
+    adapter: Path | None = None
+    guidance: float | None = 2.5
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        tuned = f" tuned {self.adapter.parent.name}" if self.adapter else ""
+        return f"{self.model}{tuned}, guidance {self.guidance:g}" if self.guidance else f"{self.model}{tuned}"
+
+
+REAL = Source("real", None, None)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which prompts and which noise."""
+
+    split: str
+    seed: int
+    noise: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was measured, by sentinel and as `reward` [N], prompt-major; motions as features [N, F, D], lengths [N]."""
+
+    values: Mapping[str, np.ndarray]
+    features: np.ndarray
+    length: np.ndarray
+
+    def statistics(self, prompts: slice | None = None) -> Statistics:
+        """Means over the motions of these prompts (all, where not given)."""
+        picked = {name: column.reshape(-1, SAMPLES)[prompts or slice(None)] for name, column in self.values.items()}
+        return Statistics({name: float(np.nanmean(part)) for name, part in picked.items()}, len(picked["reward"]))
+
+
+def job_of(source: Source, noise: int) -> Job:
+    """The demo's job for this model: its policy and its rewards."""
+    sets = [f"model.name={source.model}", f"evaluation.seed={noise}", f"evaluation.samples_per_prompt={SAMPLES}"]
+    sets += [f"train.prompts_per_unit={UNIT}", f"evaluation.guidance_scale={source.guidance or 1.0}"]
+    return load_job("demo", sets)
+
+
+def units_of(drawn: Drawn) -> tuple[Unit, ...]:
+    """The prompts, in units."""
+    from rl_motion.data.embedded import prompts
+
+    job = job_of(Source("mdm-embedded"), drawn.noise)
+    return make_units(job, draw(prompts(drawn.split), PROMPTS, seed=drawn.seed))
+
+
+@cache
+def scorer() -> Any:
+    """The demo's rewards."""
+    from rl_motion.rewards.combine import score
+    from rl_motion.rewards.of_job import job_terms
+
+    terms = job_terms(load_job("demo"))
+    return lambda motions, unit: score(terms, motions, unit).total_B
+
+
+def real_motions(unit: Unit, split: str) -> Motions:
+    """Motions of the world for a unit's prompts, none of them seen in any training."""
+    from rl_motion.data.actions import perform
+    from rl_motion.data.embedded import PROMPTS_PER_CLAIM, make_prompt, splits
+
+    claims = {make_prompt(split, claim, i).id: claim for claim in splits()[split] for i in range(PROMPTS_PER_CLAIM)}
+    features = torch.zeros(unit.batch, max(prompt.length for prompt in unit.prompts), 263)
+    for row, prompt in enumerate(unit.row_prompts):
+        key = f"{unit.seed}/{prompt.id}/{row % unit.samples_per_prompt}"
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+        made = joints_to_features(perform(claims[prompt.id], prompt.length + 1, rng), own_heading=True)
+        features[row, : prompt.length] = torch.from_numpy(made)
+    return as_motions(features, torch.tensor([prompt.length for prompt in unit.row_prompts]))
+
+
+def as_motions(features_BFD: Tensor, length_B: Tensor) -> Motions:
+    """Features of the first dialect."""
+    return Motions(features_BFD, length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE)
+
+
+def motions_of(source: Source, drawn: Drawn) -> Iterator[tuple[Unit, Motions]]:
+    """Unit by unit."""
+    if source is REAL:
+        yield from ((unit, real_motions(unit, drawn.split)) for unit in units_of(drawn))
+        return
+    from rl_motion.runtime.sampling import load_policy
+
+    policy = load_policy(job_of(source, drawn.noise), source.adapter)
+    for unit in units_of(drawn):
+        with torch.no_grad():
+            yield unit, policy.decode(policy.rollout(unit))
+
+
+def measure(pieces: Iterator[tuple[Unit, Motions]]) -> Rows:
+    """Sentinels and reward of every motion."""
+    columns: dict[str, list[np.ndarray]] = {}
+    features, lengths = [], []
+    for unit, motions in pieces:
+        with torch.no_grad():
+            found = of_unit(motions, unit.samples_per_prompt) | {"reward": scorer()(motions, unit)}
+        for name in [*FLOORS, "reward"]:
+            # A last unit of one prompt has no spread: it takes no part in that mean.
+            value_B = found.get(name, torch.full((unit.batch,), torch.nan))
+            columns.setdefault(name, []).append(value_B.double().numpy())
+        frames = motions.features_BFD.shape[1]
+        features.append(np.pad(motions.features_BFD.numpy(), ((0, 0), (0, 40 - frames), (0, 0))).astype(np.float32))
+        lengths.append(motions.length_B.numpy())
+    return Rows(
+        {n: np.concatenate(parts) for n, parts in columns.items()}, np.concatenate(features), np.concatenate(lengths)
+    )
+
+
+def rows_of(source: Source, drawn: Drawn, out: Path) -> Rows:
+    """Measured now, or read where that was done before."""
+    key = hashlib.sha256(repr((source, drawn, PROMPTS, SAMPLES)).encode()).hexdigest()[:16]
+    path = out / f"{key}.npz"
+    if not path.is_file():
+        rows = measure(motions_of(source, drawn))
+        out.mkdir(parents=True, exist_ok=True)
+        np.savez(path, features=rows.features, length=rows.length, **{f"value/{n}": v for n, v in rows.values.items()})
+        typer.echo(f"measured {source.name} on {drawn.split}", err=True)
+    with np.load(path, allow_pickle=False) as file:
+        values = {name.removeprefix("value/"): file[name] for name in file.files if name.startswith("value/")}
+        return Rows(values, file["features"], file["length"])
+
+
+def tuned_in(runs: Path | None, every: int) -> list[Source]:
+    """The adapters of a folder's runs, at their newest commit and at every so many before."""
+    found = []
+    for job_file in sorted(runs.glob("*/job.yaml")) if runs else []:
+        model = load_job(job_file).model.name
+        commits = sorted((job_file.parent / "commits").glob("*/adapter"), reverse=True)
+        found += [Source(model, adapter) for adapter in commits[: len(commits) - 1 : every]]
+    return found
+
+
+@dataclass(frozen=True)
+class Honest:
+    """An honest evaluation to be: what is compared with which base, on what."""
+
+    name: str
+    tuned: Source
+    base: Source
+    drawn: Drawn
+    other_noise: Drawn
+
+    def rows(self, out: Path) -> tuple[Rows, Rows]:
+        """(tuned, base)."""
+        return rows_of(self.tuned, self.other_noise, out), rows_of(self.base, self.drawn, out)
+
+
+def honest_of(sets: Sequence[tuple[str, int]], tuned: Sequence[Source]) -> Iterator[Honest]:
+    """All of them; the noise is that of the base but for the base itself and for real motion."""
+    for split, seed in sets:
+        same, other = Drawn(split, seed, 1000 + seed), Drawn(split, seed, 2000 + seed)
+        for model, others in OTHERS.items():
+            for guidance in (2.5, 1.0) if model == "mdm-embedded" else (2.5,):
+                base = Source(model, None, guidance)
+                yield Honest("other noise", base, base, same, other)
+                if guidance > 1:
+                    yield Honest("real", REAL, base, same, other)
+                    for name in others:
+                        yield Honest("other model", Source(name, None, guidance), base, same, same)
+                for source in tuned:
+                    if source.model == model:
+                        yield Honest("tuned", replace(source, guidance=guidance), base, same, same)
+
+
+def log_ratio(name: str, tuned: np.ndarray, base: np.ndarray) -> tuple[float, float]:
+    """(the statistic, its standard deviation over prompts by the delta method), NaN rows left out."""
+    tuned_P, base_P = (np.nanmean(column.reshape(-1, SAMPLES), axis=1) + FLOORS[name] for column in (tuned, base))
+    seen = np.isfinite(tuned_P) & np.isfinite(base_P)
+    tuned_P, base_P = tuned_P[seen], base_P[seen]
+    share_P = tuned_P / tuned_P.mean() - base_P / base_P.mean()
+    return float(np.log(tuned_P.mean() / base_P.mean())), float(share_P.std(ddof=1))
+
+
+def band_of(name: str, found: Sequence[tuple[float, float]]) -> Band:
+    """The rule of this file's first lines; 0, where tuned is as base, is always inside."""
+    counting = [pair for pair in found if name in TWO_SIDED or pair[0] > -LEAST]
+    centres = [0.0, *(centre for centre, _ in counting)]
+    wider = max(SHARE * (max(centres) - min(centres)), LEAST)
+    return Band(min(centres) - wider, max(centres) + wider, max(sigma for _, sigma in counting))
+
+
+@app.command()
+def calibrate(
+    runs: Runs = None,
+    cmu: Annotated[Path | None, typer.Option(help="Folder with joints.npz and clips.jsonl of real motion")] = None,
+    out: Out = Path("runs/sentinels"),
+    write: Annotated[Path, typer.Option(help="The file of bands")] = BANDS,
+) -> None:
+    """Write the bands of the first dialect and, with --cmu, those of that data."""
+    torch.set_num_threads(1)
+    worlds = read_bands(write) if write.is_file() else {}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in FLOORS}
+    for honest in honest_of(CALIBRATED_ON, tuned_in(runs, every=10**6)):
+        tuned, base = honest.rows(out)
+        line = {name: log_ratio(name, tuned.values[name], base.values[name]) for name in FLOORS}
+        for name, pair in line.items():
+            found[name].append(pair)
+        words = "  ".join(f"{name} {np.exp(centre):.2f}" for name, (centre, _) in line.items())
+        typer.echo(f"{honest.name}: {honest.tuned.name} / {honest.base.name}, {honest.drawn.split}: {words}")
+    worlds["first"] = Bands(
+        "first", float(FPS), {name: band_of(name, pairs) for name, pairs in found.items()}, KL_LIMIT
+    )
+    if cmu is not None:
+        worlds["cmu"] = Bands("cmu", float(FPS), real_bands(cmu_motions(cmu)), None)
+    write_bands(write, worlds)
+    for world, bands in read_bands(write).items():
+        typer.echo(f"{world}, {PROMPTS} prompts: " + "  ".join(_band_in_words(bands, name) for name in bands.bands))
+
+
+def _band_in_words(bands: Bands, name: str) -> str:
+    low, high = bands.at(name, PROMPTS)
+    return f"{name} {low:.2f}-{high:.2f}"
+
+
+def cmu_motions(folder: Path) -> list[Motions]:
+    """Every clip without a flag, as features of the uniform skeleton and back to joints, up to 196 frames."""
+    with np.load(folder / "joints.npz", allow_pickle=False) as file:
+        joints, offsets = file["joints"], file["offsets"]
+    lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [i for i, line in enumerate(lines) if not json.loads(line)["flags"] and offsets[i + 1] - offsets[i] > 40]
+    clips = [joints_to_features(joints[offsets[i] : offsets[i + 1]][:197], own_heading=True) for i in kept]
+    return [as_motions(torch.from_numpy(clip)[None], torch.tensor([len(clip)])) for clip in clips]
+
+
+def real_bands(motions: Sequence[Motions]) -> dict[str, Band]:
+    """Of real motion alone: two evaluations of other clips differ by nothing but chance, unpaired."""
+    rows = [of_unit(motion, 1) for motion in motions]
+    bands = {}
+    for name in [name for name in FLOORS if name in rows[0]]:
+        value_N = np.array([row[name].item() for row in rows]) + FLOORS[name]
+        bands[name] = band_of(name, [(0.0, float(np.sqrt(2) * value_N.std(ddof=1) / value_N.mean()))])
+    return bands
+
+
+def evaluations(tuned: Rows, base: Rows, prompts: int) -> Iterator[tuple[Statistics, Statistics]]:
+    """Disjoint parts of so many prompts each."""
+    for start in range(0, PROMPTS - prompts + 1, prompts):
+        part = slice(start, start + prompts)
+        yield tuned.statistics(part), base.statistics(part)
+
+
+@app.command()
+def honest(
+    runs: Runs = None,
+    out: Out = Path("runs/sentinels"),
+) -> None:
+    """How many honest evaluations are flagged, of prompts, noise and runs that the bands have not seen."""
+    torch.set_num_threads(1)
+    bands = bands_of("first")
+    counts: dict[tuple[str, int], list[bool]] = {}
+    for case in honest_of(UNSEEN, tuned_in(runs, every=10)):
+        tuned, base = case.rows(out)
+        for prompts in (16, 24, 48):
+            for pair in evaluations(tuned, base, prompts):
+                alarms = judge(*pair, bands)
+                counts.setdefault((case.name, prompts), []).append(bool(alarms))
+                for alarm in alarms:
+                    typer.echo(f"{case.tuned.name} / {case.base.name}, {case.drawn.split}, {prompts} prompts: {alarm}")
+    for prompts in (16, 24, 48):
+        names = [name for name, number in counts if number == prompts]
+        told = [f"{name} {sum(counts[name, prompts])} of {len(counts[name, prompts])}" for name in names]
+        every = [flag for name in names for flag in counts[name, prompts]]
+        typer.echo(f"{prompts} prompts: flagged {sum(every)} of {len(every)} ({', '.join(told)})")
+
+
+if __name__ == "__main__":
+    app()
