@@ -124,9 +124,10 @@ def _verdicts(world: Any, motions: Any, texts: Sequence[str]) -> list[float]:
     """The oracle's, of each motion for its text."""
     from rl_motion.motion.joints import motion_joints
 
-    joints_BFJ3 = motion_joints(motions).cpu().numpy()
+    joints_BFJ3 = motion_joints(motions).cpu().numpy().astype(np.float64)
     rows = zip(texts, joints_BFJ3, motions.length_B.tolist(), strict=True)
-    return [float(world.judge(text, joints_FJ3[:length], motions.fps)) for text, joints_FJ3, length in rows]
+    judge, form = world.success, motions.representation
+    return [float(judge(form, text, joints_FJ3[:length], motions.fps)) for text, joints_FJ3, length in rows]
 
 
 def _others(judge: Any, part: Part, texts: Sequence[str], seed: int) -> dict[str, Any]:

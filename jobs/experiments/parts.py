@@ -21,9 +21,8 @@ from rl_motion.config import UserError
 from rl_motion.types import Prompt
 
 if TYPE_CHECKING:
-    from rl_motion.data.worlds import World
-
     from rl_motion.data.grammar import Claim
+    from rl_motion.data.worlds import World
     from rl_motion.types import Motions
 
 
@@ -102,13 +101,17 @@ def prompts_of(part: Part, count: int, seed: int, fps: float) -> tuple[Prompt, .
         seed: of the draw.
         fps: of the model that makes them: lengths are in its frames.
     """
-    from rl_motion.data import embedded
+    from rl_motion.data import embedded, worlds
 
-    world = world_of(part)
-    given = [p for split in part.splits for p in (embedded.wordings(split) if part.only else world.prompts(split))]
-    unique = {prompt.text: prompt for prompt in given if part.has(prompt.group)}
+    def given(split: str) -> Sequence[Prompt]:
+        if not part.only:
+            return worlds.prompts(split, fps)
+        rate = fps / world_of(part).fps
+        return [replace(prompt, length=round(prompt.length * rate)) for prompt in embedded.wordings(split)]
+
+    unique = {prompt.text: prompt for split in part.splits for prompt in given(split) if part.has(prompt.group)}
     order = sorted(unique.values(), key=lambda prompt: hashlib.sha256(f"{seed}/{prompt.text}".encode()).digest())
-    return tuple(replace(prompt, length=round(prompt.length * fps / world.fps)) for prompt in order[:count])
+    return tuple(order[:count])
 
 
 @cache
@@ -145,13 +148,15 @@ def distractors(part: Part, own_text: str, count: int, seed: int) -> tuple[str, 
 
 def real_motion(part: Part, number: int, seed: int) -> Iterator[tuple[Motions, tuple[Prompt, ...]]]:
     """About `number` real motions of the part with their captions, split by split as they have captions."""
+    from rl_motion.data import worlds
+
     world = world_of(part)
     if part.only:
         yield _performed(part, number, seed)
         return
-    shares = {split: len(world.prompts(split)) for split in part.splits}
+    shares = {split: len(worlds.prompts(split)) for split in part.splits}
     for split, share in shares.items():
-        clips = world.clips(split, round(number * share / sum(shares.values())), seed)
+        clips = worlds.clips(split, round(number * share / sum(shares.values())), seed)
         kept = [n for n, claim in enumerate(clips.claims) if part.has(claim.action)]
         said = [Prompt("", clips.captions[n], int(clips.length_N[n]), clips.claims[n].action) for n in kept]
         yield _motions(world, clips.features_NFD[kept], clips.length_N[kept]), tuple(said)

@@ -188,7 +188,7 @@ def test_commands_are_read_as_a_shell_reads_them() -> None:
         "rl-motion train jobs/no_such_job.yaml",
         "ray no-such-command",
         "python jobs/no_such_script.py",
-        "python jobs/ablate.py --no-such-option",
+        "python jobs/experiments/ablations.py --no-such-option",
         "python -c 1",
         "no-such-program",
         "kubectl apply -f clusters/kuberay/no-such-file.yaml",

@@ -15,7 +15,9 @@ from rl_motion.config import UserError
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
     "zoo_cards": {"--base", "--only", "model cards"},
-    "ablate": {"--table", "--model", "--out", "--iterations", "--parallel", "validation"},
+    "experiments/ablations": {"--table", "--model", "--out", "--iterations", "--seeds", "--parallel", "validation"},
+    "experiments/tables": {"--rows", "--seeds", "--out", "--set", "--parallel", "--smoke", "leave-one-out"},
+    "sentinels": {"calibrate", "honest", "hacks", "a quarter of that range"},
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},
     "prompt_quality": {"--source", "--prompts", "labelled one by one", "near-duplicates"},
@@ -26,8 +28,11 @@ HELP = {
 
 def load(root, name):
     """A script of jobs/ as a module, its `__main__` part not run."""
-    spec = importlib.util.spec_from_file_location(f"jobs_{name}", root / "jobs" / f"{name}.py")
+    path = root / "jobs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"jobs_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:  # where a script finds what lies beside it
+        sys.path.append(str(path.parent))
     sys.modules[spec.name] = module  # where dataclasses look for what annotations mean
     spec.loader.exec_module(module)
     return module
@@ -52,7 +57,11 @@ def ask(app, *words):
 
 
 def test_every_script_is_tried(root):
-    assert {path.stem for path in (root / "jobs").glob("*.py")} == HELP.keys()
+    jobs = root / "jobs"
+    scripts = [
+        path for path in jobs.rglob("*.py") if re.search(r"^    (typer\.run|app)\(", path.read_text("utf-8"), re.M)
+    ]
+    assert {path.relative_to(jobs).with_suffix("").as_posix() for path in scripts} == HELP.keys()
 
 
 @pytest.mark.parametrize("name", HELP)
@@ -90,17 +99,17 @@ def test_a_run_on_other_prompts_or_weights_is_not_counted(other, root, tmp_path,
 def test_every_variant_of_the_ablation_is_a_job_of_its_own(root):
     from rl_motion.config.load import load_job
 
-    for table in load(root, "ablate").TABLES.values():
+    for table in load(root, "experiments/ablations").TABLES.values():
         jobs = [load_job("demo", sets) for sets in table.values()]
         assert all(one != other for number, one in enumerate(jobs) for other in jobs[:number])
 
 
-@pytest.mark.parametrize("other", ["pool_sha256", "weights_sha256", "inputs", None])
+@pytest.mark.parametrize("other", ["job", "pool_sha256", "weights_sha256", "inputs", None])
 def test_a_result_on_other_prompts_or_weights_is_not_put_into_the_table(other, root, tmp_path, monkeypatch):
-    ablate = load(root, "ablate")
-    inputs = {"pool_sha256": "pool", "weights_sha256": {"model": "weights"}}
+    ablate = load(root, "experiments/ablations")
+    inputs = {"job": {"name": "demo"}, "pool_sha256": "pool", "weights_sha256": {"model": "weights"}}
     monkeypatch.setattr(ablate, "_inputs", lambda *_: inputs)
-    monkeypatch.setattr(ablate, "_lines", lambda rows: [f"{len(rows)} rows"])
+    monkeypatch.setattr(ablate, "lines", lambda rows: [f"{len(rows)} rows"])
     folder = tmp_path / "mdm-embedded"
     folder.mkdir()
     for name in ablate.TABLES["settings"]:
@@ -111,10 +120,10 @@ def test_a_result_on_other_prompts_or_weights_is_not_put_into_the_table(other, r
         assert (ended.exit_code, ended.stdout) == (0, "7 rows\n"), ended.output
         return
     assert ended.exit_code == 2
-    assert "a result of other prompts or weights; want these" in ended.stderr
+    assert f"a result of other {other if other != 'inputs' else 'job, pool_sha256, weights_sha256'}" in ended.stderr
 
 
-@pytest.mark.parametrize("name", ["ablate", "build_zoo", "close_the_gap", "zoo_cards"])
+@pytest.mark.parametrize("name", ["experiments/ablations", "build_zoo", "close_the_gap", "zoo_cards"])
 def test_packaged_models_that_a_script_names_exist(name, root):
     from rl_motion.models.zoo import DENOISERS, names
 
