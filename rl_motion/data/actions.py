@@ -1,4 +1,4 @@
-"""The embedded world's mover: parametric articulated motion for every claim. Facing +Z, left is +X, Y is up.
+"""The embedded worlds' mover: parametric articulated motion for every claim. Facing +Z, left is +X, Y is up.
 
 One function per action sets joint angles and the root's path; a style is laid over the limbs that it leaves free.
 Legend: F frames, J joints.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rl_motion.data.grammar import Claim
-from rl_motion.data.pose import ANKLE, ELBOW, FPS, HIP, KNEE, NECK, OUT, SHOULDER, SPINE, Array, Pose
+from rl_motion.data.pose import ANKLE, ELBOW, FIRST_BODY, HIP, KNEE, NECK, OUT, SHOULDER, SPINE, Array, Body, Pose
 
 PERIOD = {"slow": 0.72, "": 0.46}
 """Seconds of one repetition."""
@@ -53,8 +53,8 @@ def _gait(pose: Pose, speed_F: Array, cycle: float, lift: float, arms: float) ->
 def _travel(pose: Pose, speed: float) -> Array:
     """Speed over time with a short start, and the root path along the current heading."""
     speed_F = speed * pose.ramp(-0.1, 0.3)
-    pose.x_F += np.cumsum(speed_F * np.sin(pose.yaw_F)) / FPS
-    pose.z_F += np.cumsum(speed_F * np.cos(pose.yaw_F)) / FPS
+    pose.x_F += np.cumsum(speed_F * np.sin(pose.yaw_F)) / pose.body.fps
+    pose.z_F += np.cumsum(speed_F * np.cos(pose.yaw_F)) / pose.body.fps
     return speed_F
 
 
@@ -83,7 +83,7 @@ def _circle(pose: Pose, claim: Claim) -> None:
     speed = pose.vary(WALK_MPS[claim.speed], 0.08)
     radius = pose.vary({"small": 0.36, "": 0.6, "large": 1.0}[claim.extent], 0.1)
     sign = 1.0 if (claim.side or pose.rng.choice(["clockwise", "counterclockwise"])) == "counterclockwise" else -1.0
-    pose.yaw_F += sign * np.cumsum(speed / radius * pose.ramp(-0.1, 0.3)) / FPS
+    pose.yaw_F += sign * np.cumsum(speed / radius * pose.ramp(-0.1, 0.3)) / pose.body.fps
     _gait(
         pose,
         _travel(pose, speed),
@@ -107,7 +107,7 @@ def _quarter_turn(pose: Pose, claim: Claim) -> None:
 def _sidestep(pose: Pose, claim: Claim) -> None:
     sign = OUT[claim.side]
     speed_F = pose.vary(SIDESTEP_MPS[claim.speed], 0.07) * pose.ramp(-0.1, 0.3)
-    pose.x_F += sign * np.cumsum(speed_F) / FPS
+    pose.x_F += sign * np.cumsum(speed_F) / pose.body.fps
     cycle = pose.vary({"slow": 0.9, "": 0.7, "fast": 0.6}[claim.speed], 0.05)
     phase = 2 * np.pi * pose.t_F / cycle
     spread = np.clip(speed_F * cycle / 4 / 0.85, 0, 0.3)
@@ -317,12 +317,12 @@ def _bent(pose: Pose) -> None:
 STYLES: dict[str, Callable[[Pose], None]] = {"wings": _wings, "hips": _hips, "bent": _bent}
 
 
-def perform(claim: Claim, frames: int, rng: np.random.Generator) -> Array:
+def perform(claim: Claim, frames: int, rng: np.random.Generator, body: Body = FIRST_BODY) -> Array:
     """Joints [F, 22, 3] in metres of one motion that does what the claim says.
 
     Timing, size and what the claim leaves open vary with `rng`.
     """
-    pose = Pose(np.arange(frames) / FPS, rng)
+    pose = Pose(np.arange(frames) / body.fps, rng, body)
     ACTIONS[claim.action](pose, claim)
     if claim.style:
         STYLES[claim.style](pose)

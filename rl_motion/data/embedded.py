@@ -33,7 +33,8 @@ WORDINGS = 48
 """Wordings of each combination in captioned motion."""
 
 
-def _digest(*parts: object) -> int:
+def digest(*parts: object) -> int:
+    """A number that is a function of these parts alone, in every process."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
@@ -45,8 +46,8 @@ def _pairs(claim: Claim) -> set[tuple[object, ...]]:
 
 def _split_action(claims: list[Claim]) -> dict[Claim, str]:
     """A fifth of an action's combinations to test, a tenth to val, while train keeps every pair of values."""
-    order = sorted(claims, key=lambda c: _digest("split", c.key))
-    sides = sorted({c.side for c in claims}, key=lambda s: _digest("side", claims[0].action, s))
+    order = sorted(claims, key=lambda c: digest("split", c.key))
+    sides = sorted({c.side for c in claims}, key=lambda s: digest("side", claims[0].action, s))
     out = dict.fromkeys(claims, "train")
     turns = 0
     for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", round(len(claims) / 10))):
@@ -84,7 +85,7 @@ def _check(split: str) -> None:
 
 def make_prompt(split: str, claim: Claim, index: int) -> Prompt:
     """The index-th wording of a combination, with its length in frames."""
-    rng = Random(_digest("prompt", split, claim.key, index))
+    rng = Random(digest("prompt", split, claim.key, index))
     text, length = render(claim, rng), rng.choice(LENGTHS)
     identity = hashlib.sha256(f"{text}\x1f{length}".encode()).hexdigest()[:16]
     return Prompt(identity, text, length, claim.action)
@@ -141,11 +142,11 @@ def clips(split: str, number: int, seed: int = 0, *, named_sides: float = 0.0) -
     captions = []
     for n in range(number):
         claim = claims[n % len(claims)]
-        prompt = make_prompt(split, claim, _digest("clip", seed, n) % WORDINGS)
-        rng = np.random.default_rng(_digest("motion", split, seed, n))
+        prompt = make_prompt(split, claim, digest("clip", seed, n) % WORDINGS)
+        rng = np.random.default_rng(digest("motion", split, seed, n))
         motion = joints_to_features(perform(claim, prompt.length + 1, rng), own_heading=True)
         features[n, : prompt.length], length[n] = motion, prompt.length
-        annotator = Random(_digest("annotator", split, seed, n))
+        annotator = Random(digest("annotator", split, seed, n))
         named = _nameable(claim) if annotator.random() < named_sides else ()
         wording = annotator.randrange(WORDINGS)
         captions.append(make_prompt("target/train", annotator.choice(named), wording).text if named else prompt.text)

@@ -15,7 +15,7 @@ import torch
 
 from rl_motion.data.oracle_gestures import GESTURES
 from rl_motion.data.oracle_measures import Array, measure
-from rl_motion.data.oracle_reading import read
+from rl_motion.data.oracle_reading import Reading, read
 from rl_motion.data.oracle_rules import Check, gaze, on_floor, style
 from rl_motion.data.oracle_travel import TRAVEL
 from rl_motion.motion.sentinels import bone_drift_B, jerk_B
@@ -46,10 +46,14 @@ def in_band(joints_FJ3: Array) -> bool:
 
 def check(caption: str, joints_FJ3: Array, fps: float = 20.0) -> Verdict:
     """Judge joints [F, 22, 3] (metres, Y up) against the caption. Non-finite motion fails."""
+    return judge(read(caption), joints_FJ3, fps)
+
+
+def judge(reading: Reading, joints_FJ3: Array, fps: float) -> Verdict:
+    """Judge joints [F, 22, 3] (metres, Y up) against what a caption says, whoever read it."""
     joints = np.asarray(joints_FJ3, dtype=float)
     if not np.isfinite(joints).all():
         return Verdict(False, False, False, ("not finite",))
-    reading = read(caption)
     measures = measure(joints, fps)
     checks = CHECKS[reading.action](measures, reading)
     checks |= {

@@ -1,4 +1,4 @@
-"""The body of the embedded world's mover: joint angles and a root path over time, turned into 22 joints at 20 fps.
+"""The body of the embedded worlds' mover: joint angles and a root path over time, turned into 22 joints.
 
 Facing +Z, left is +X, Y is up; joint angles in radians; the rest pose stands with hanging arms.
 Legend: F frames, J joints.
@@ -13,12 +13,23 @@ from numpy.typing import NDArray
 
 from rl_motion.motion.skeleton import STANDING_OFFSETS_J3, fk_local
 
-FPS = 20.0
 Array = NDArray[np.float64]
 HIP, KNEE, ANKLE = {"left": 1, "right": 2}, {"left": 4, "right": 5}, {"left": 7, "right": 8}
 SHOULDER, ELBOW = {"left": 16, "right": 17}, {"left": 18, "right": 19}
 OUT = {"left": 1.0, "right": -1.0}
 SPINE, NECK = (3, 6, 9), 12
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Body:
+    """Who moves: the rest pose's offsets [22, 3] in metres (`fk_local`), and how many frames a second are taken."""
+
+    offsets_J3: Array
+    fps: float
+
+
+FIRST_BODY = Body(np.asarray(STANDING_OFFSETS_J3, float), 20.0)
+"""The first dialect's: HumanML3D's bone lengths at its rate."""
 
 
 @dataclass
@@ -27,6 +38,7 @@ class Pose:
 
     t_F: Array
     rng: np.random.Generator
+    body: Body
     angle_FJ3: Array = field(init=False)
     x_F: Array = field(init=False)
     z_F: Array = field(init=False)
@@ -70,7 +82,7 @@ class Pose:
         angle_FJ3 = self.angle_FJ3.copy()
         angle_FJ3[:, 0, 1] += self.yaw_F
         root_F3 = np.stack([self.x_F, np.zeros(len(self.t_F)), self.z_F], -1)
-        joints_FJ3 = np.asarray(fk_local(root_F3, _rotations(angle_FJ3), np.asarray(STANDING_OFFSETS_J3, float)), float)
+        joints_FJ3 = np.asarray(fk_local(root_F3, _rotations(angle_FJ3), self.body.offsets_J3), float)
         floor_F = joints_FJ3[:, [7, 8, 10, 11], 1].min(1)
         joints_FJ3[..., 1] += (self.air_F - floor_F)[:, None]
         return joints_FJ3

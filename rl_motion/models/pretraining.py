@@ -19,17 +19,18 @@ from rl_motion.models.denoiser import MotionDenoiser
 from rl_motion.models.layers import valid_mask
 from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.tmr import TMR
-from rl_motion.motion.features import ROOT_VEL
+from rl_motion.motion import features, kit
+from rl_motion.motion.features import ROOT_VEL, FeatureLayout
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Representation
 
-FEATURE_WEIGHTS = ((0, 4, 8.0), (4, 67, 2.0), (67, 193, 0.5), (193, 259, 1.0), (259, 263, 0.5))
-"""Weights in the loss of an x0 denoiser by range of features: motion is recovered from the root's velocity, whose
+ROOT_WEIGHT, JOINTS_WEIGHT, ROT6D_WEIGHT, VEL_WEIGHT, FEET_WEIGHT = 8.0, 2.0, 0.5, 1.0, 0.5
+"""Weights in the loss of an x0 denoiser by group of features: motion is recovered from the root's velocity, whose
 errors add up along the path, and the joint positions; rotations, velocities and contacts repeat them."""
-_FEATURES = FEATURE_WEIGHTS[-1][1]
 PATH_WEIGHT = 0.001
 """Weight, in the loss of an x0 denoiser, of the squared error of the root's yaw and velocities summed up to each frame:
 how far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is E[x0] too."""
+_WEIGHED = frozenset({Representation.HUMANML3D_263, Representation.KIT_251})
 OnStep = Callable[[int, float], None]
 """Called with (step, loss) after every step."""
 
@@ -55,23 +56,32 @@ class MotionText:
     caption_N: Tensor
 
 
+def layout_of(width: int) -> FeatureLayout:
+    """The layout of features of this width.
+
+    Raises:
+        ValueError: no representation of joints, rotations, velocities and contacts has it.
+    """
+    known = {layout.features_D: layout for layout in (features.LAYOUT, kit.LAYOUT)}
+    if width not in known:
+        raise ValueError(f"got {width} features; want one of {sorted(known)}; convert the motion first")
+    return known[width]
+
+
 def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [263] and deviation [263] over valid frames, by HumanML3D's convention.
+    """Mean [D] and deviation [D] over valid frames, by HumanML3D's convention.
 
     The deviation is shared within a group of features.
 
     Raises:
-        ValueError: features of another representation.
+        ValueError: features of neither HumanML3D nor KIT-ML.
     """
-    if features_NFD.shape[-1] != _FEATURES:
-        raise ValueError(
-            f"got {features_NFD.shape[-1]} features; want the {_FEATURES} of {Representation.HUMANML3D_263}; "
-            "take statistics of another representation's own groups"
-        )
+    layout = layout_of(features_NFD.shape[-1])
     valid = features_NFD[valid_mask(length_N, features_NFD.shape[1])].double()
     mean_D, std_D = valid.mean(0), valid.std(0)
-    for start, stop in ((0, 1), (1, 3), (3, 4), (4, 67), (67, 193), (193, 259), (259, 263)):
-        std_D[start:stop] = std_D[start:stop].mean().clamp_min(1e-3)
+    root = (slice(0, 1), slice(1, 3), slice(3, 4))
+    for group in (*root, layout.joints, layout.rot6d, layout.vel, layout.feet):
+        std_D[group] = std_D[group].mean().clamp_min(1e-3)
     return mean_D.float(), std_D.float()
 
 
@@ -106,13 +116,15 @@ def update(
 
 
 def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
-    """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum.
-
-    The weights are for HumanML3D's 263 features.
-    """
+    """Weighted mean square of a prediction's error over valid frames, and `PATH_WEIGHT` that of its running sum."""
+    layout = layout_of(error_BFD.shape[-1])
+    groups = (
+        (slice(0, 4), ROOT_WEIGHT), (layout.joints, JOINTS_WEIGHT), (layout.rot6d, ROT6D_WEIGHT),
+        (layout.vel, VEL_WEIGHT), (layout.feet, FEET_WEIGHT),
+    )  # fmt: skip
     error_BFD = error_BFD * valid_BF[..., None]
     squared_D = error_BFD[valid_BF].pow(2).mean(0)
-    weighted = torch.cat([weight * squared_D[start:stop] for start, stop, weight in FEATURE_WEIGHTS])
+    weighted = torch.cat([weight * squared_D[group] for group, weight in groups])
     path_BF3 = error_BFD[..., : ROOT_VEL.stop].cumsum(1)
     return weighted.mean() + PATH_WEIGHT * path_BF3[valid_BF].pow(2).mean()
 
@@ -149,12 +161,12 @@ def train_denoiser(
 
     Raises:
         ValueError: a network that sees frames beyond the length, which hold noise when it samples and nothing here; or
-            another representation, whose x0 HumanML3D's weights would cut into slices that mean nothing.
+            another representation, whose x0 these weights would cut into slices that mean nothing.
     """
-    if denoiser.prediction_type == "sample" and denoiser.representation is not Representation.HUMANML3D_263:
+    if denoiser.prediction_type == "sample" and denoiser.representation not in _WEIGHED:
         raise ValueError(
-            f"got a network that predicts {denoiser.representation} motion; want {Representation.HUMANML3D_263}, which "
-            "the loss weighs by feature; let it predict noise, or give the loss weights of its own"
+            f"got a network that predicts {denoiser.representation} motion; want {' or '.join(sorted(_WEIGHED))}, whose "
+            "groups of features the loss weighs; let it predict noise, or give the loss weights of its own"
         )
     if not denoiser.mask_frames:
         raise ValueError("got a network that sees padded frames; want mask_frames=True; train it so from the start")
@@ -197,7 +209,8 @@ def half_done(features_BFD: Tensor, rest_D: Tensor, generator: torch.Generator) 
     index_BF = torch.minimum(torch.arange(frames)[None], stop_B1)
     frozen_BFD = features_BFD.gather(1, index_BF[..., None].expand_as(features_BFD)).clone()
     still_BF = torch.arange(frames)[None] > stop_B1
-    for part in (slice(0, 3), slice(193, 263)):
+    layout = layout_of(features_BFD.shape[-1])
+    for part in (slice(0, 3), slice(layout.vel.start, layout.feet.stop)):
         frozen_BFD[..., part] = torch.where(still_BF[..., None], rest_D[part], frozen_BFD[..., part])
     share_B11 = 0.33 + 0.33 * torch.rand(batch, 1, 1, generator=generator)
     weak_BFD = features_BFD[:, :1] + share_B11 * (features_BFD - features_BFD[:, :1])

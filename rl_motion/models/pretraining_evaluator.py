@@ -16,10 +16,8 @@ from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.evaluator import POS, Evaluator, Vocabulary
 from rl_motion.models.guo import Guo, GuoConfig
 from rl_motion.models.layers import valid_mask
-from rl_motion.models.pretraining import OnStep, Recipe, optimiser_of, update
-from rl_motion.motion import features, kit
-from rl_motion.motion.features import ROOT_VEL, FeatureLayout
-from rl_motion.motion.rotations import FloatArray
+from rl_motion.models.pretraining import OnStep, Recipe, layout_of, optimiser_of, update
+from rl_motion.motion.features import ROOT_VEL
 from rl_motion.types import Representation
 
 ROOT_WEIGHT = 5.0
@@ -42,18 +40,6 @@ class Captioned:
     length_N: Tensor
     caption_N: Tensor
     meaning_N: Tensor
-
-
-def layout_of(width: int) -> FeatureLayout:
-    """The layout of features of this width.
-
-    Raises:
-        ValueError: no representation of joints, rotations, velocities and contacts has it.
-    """
-    known = {layout.features_D: layout for layout in (features.LAYOUT, kit.LAYOUT)}
-    if width not in known:
-        raise ValueError(f"got {width} features; want one of {sorted(known)}; convert the motion first")
-    return known[width]
 
 
 def evaluator_statistics(parts: Sequence[Captioned]) -> tuple[Tensor, Tensor]:
@@ -107,12 +93,11 @@ def train_evaluator(  # noqa: PLR0913 - what it trains, on what, and how
     *,
     fps: float,
     representation: Representation,
-    offsets_J3: FloatArray | None = None,
 ) -> Evaluator:
     """An evaluator of motion in HumanML3D's or KIT's layout, trained from nothing; the seed decides its first weights.
 
     A batch comes from one part and holds every meaning once. A third as many unfinished motions (`unfinished`) are
-    extra negatives. In bfloat16 with float32 weights; leaves the exponential moving average (0.999) of the weights,
+    extra negatives. In bfloat16 with float32 weights; leaves an exponential moving average of the weights,
     rounded to float16, which is what a checkpoint holds.
 
     Args:
@@ -123,8 +108,6 @@ def train_evaluator(  # noqa: PLR0913 - what it trains, on what, and how
         on_step: is told every step's loss.
         fps: frames per second of the motion.
         representation: of the motion.
-        offsets_J3: the bones of the motion's bodies, where they are not the representation's own: converted motion
-            gets them.
 
     Raises:
         ValueError: motion of another layout.
@@ -136,7 +119,7 @@ def train_evaluator(  # noqa: PLR0913 - what it trains, on what, and how
         guo = Guo(replace(shape, features=len(mean_D), pos_size=len(POS)))
         words_VW = torch.randn(len(vocabulary.words), guo.config.word_size)
         space = MotionSpace(mean_D, std_D, fps, representation)
-        model = Evaluator(guo, vocabulary, words_VW, space, offsets_J3=offsets_J3)
+        model = Evaluator(guo, vocabulary, words_VW, space)
         _train(model, parts, captions, recipe, on_step)
     return model
 
@@ -149,7 +132,8 @@ def _train(
     rest_D = at_rest(model)
     rows_of = [[torch.nonzero(p.meaning_N == m).flatten() for m in p.meaning_N.unique()] for p in parts]
     optimiser, rate = optimiser_of(list(model.parameters()), recipe)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    decay = 1 - 1 / max(min(1000, recipe.steps / 4), 1)  # a short training forgets its first weights too
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))
     model.train()
     for step in range(recipe.steps):
         part, meanings = parts[step % len(parts)], rows_of[step % len(parts)]

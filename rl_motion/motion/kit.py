@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rl_motion.motion.features import FeatureLayout, extract_features, recover_joints
 from rl_motion.motion.rotations import FloatArray
-from rl_motion.motion.skeleton import Skeleton
+from rl_motion.motion.skeleton import HUMANML3D, STANDING_OFFSETS_J3, Skeleton
 
 Joints = TypeVar("Joints", FloatArray, torch.Tensor)
 
@@ -57,12 +57,56 @@ LAYOUT = FeatureLayout(
 )
 """KIT-ML's: millimetres, 21 joints, 251 features."""
 
-KIT_OFFSETS_J3 = KIT.raw_offsets_J3 * _constant([
-    0.0, 122.47306, 122.73924, 54.41200, 288.77390, 238.43153, 323.92445, 216.20671, 244.42460, 305.93190, 217.58685,
-    151.78487, 459.81833, 482.70190, 141.39399, 81.19297, 159.41232, 447.56675, 478.69277, 138.08922, 38.53897,
-])[:, None]  # fmt: skip
-"""Default target skeleton [21, 3] in millimetres, a stand-in: KIT-ML's own is that of its clip 03950 and comes with its
-data. Pass that one where features must equal published ones."""
+# Each joint is the midpoint of two joints of the other skeleton; mostly the same one twice, which is exact.
+_KIT_FROM = (
+    (0, 0), (6, 6), (9, 9), (12, 12), (15, 15),
+    (17, 17), (19, 19), (21, 21), (16, 16), (18, 18), (20, 20),
+    (2, 2), (5, 5), (8, 8), (8, 11), (11, 11), (1, 1), (4, 4), (7, 7), (7, 10), (10, 10),
+)  # fmt: skip
+"""By KIT joint: mid-feet lie between ankle and toe; KIT's spine is HumanML3D's spine2, spine3 and neck."""
+_FROM_KIT = (
+    (0, 0), (16, 16), (11, 11), (0, 1), (17, 17), (12, 12), (1, 1), (18, 18), (13, 13), (2, 2), (20, 20), (15, 15),
+    (3, 3), (2, 8), (2, 5), (4, 4), (8, 8), (5, 5), (9, 9), (6, 6), (10, 10), (7, 7),
+)  # fmt: skip
+"""By HumanML3D joint: spine1 lies between pelvis and spine2, collars between spine3 and shoulder, as in its chains."""
+
+
+def to_kit_joints(joints_FJ3: Joints) -> Joints:
+    """Return KIT's 21 joints [..., F, 21, 3] from HumanML3D's 22, metres in and out; spine1 and collars are dropped."""
+    return _midpoints(joints_FJ3, _KIT_FROM, len(_FROM_KIT))
+
+
+def from_kit_joints(joints_FJ3: Joints) -> Joints:
+    """Return HumanML3D's 22 joints [..., F, 22, 3] from KIT's 21, metres in and out; mid-feet are dropped."""
+    return _midpoints(joints_FJ3, _FROM_KIT, len(_KIT_FROM))
+
+
+def _midpoints(joints_FJ3: Joints, pairs: tuple[tuple[int, int], ...], want_J: int) -> Joints:
+    if tuple(joints_FJ3.shape[-2:]) != (want_J, 3):
+        raise ValueError(f"joints: got {tuple(joints_FJ3.shape)}, want [..., {want_J}, 3]")
+    first, second = (list(side) for side in zip(*pairs, strict=True))
+    return (joints_FJ3[..., first, :] + joints_FJ3[..., second, :]) * 0.5
+
+
+def in_kit_joints(offsets_J3: FloatArray) -> FloatArray:
+    """A HumanML3D target skeleton [22, 3] as one of KIT's [21, 3], in the same unit: the bones of a person who stands."""
+    lengths_J = np.linalg.norm(offsets_J3[1:], axis=-1)
+    directions_J3 = STANDING_OFFSETS_J3[1:] / np.linalg.norm(STANDING_OFFSETS_J3[1:], axis=-1, keepdims=True)
+    standing_J3 = to_kit_joints(HUMANML3D.from_directions(np.zeros(3), directions_J3, lengths_J))
+    target_J3: FloatArray = KIT.raw_offsets_J3 * np.append(0.0, KIT.bone_lengths(standing_J3))[:, None]
+    return target_J3
+
+
+_LEGS, _TRUNK, _ARMS = (1, 2, 4, 5, 7, 8, 10, 11), (3, 6, 9, 12, 15), (13, 14, 16, 17, 18, 19, 20, 21)
+_SHARE_J = np.ones(len(STANDING_OFFSETS_J3))
+for _joints, _share in ((_LEGS, 1.08), (_TRUNK, 0.94), (_ARMS, 0.92)):
+    _SHARE_J[list(_joints)] = _share
+LONG_LEGGED_OFFSETS_J3 = STANDING_OFFSETS_J3 * _SHARE_J[:, None]
+"""Rest pose for `fk_local` [22, 3] in metres of a body with other proportions than HumanML3D's."""
+LONG_LEGGED_OFFSETS_J3.setflags(write=False)
+KIT_OFFSETS_J3 = MILLIMETRES_PER_METRE * in_kit_joints(LONG_LEGGED_OFFSETS_J3)
+"""Default target skeleton [21, 3] in millimetres: that body in KIT's joints. Not KIT-ML's own (its clip 03950), which is
+not public without the data: pass KIT-ML's where features must equal published ones."""
 KIT_OFFSETS_J3.setflags(write=False)
 
 
@@ -106,34 +150,3 @@ def features_to_joints(features_FD: torch.Tensor) -> torch.Tensor:
         ValueError: the last dimension is not 251.
     """
     return recover_joints(LAYOUT, features_FD)
-
-
-# Each joint is the midpoint of two joints of the other skeleton; mostly the same one twice, which is exact.
-_KIT_FROM = (
-    (0, 0), (6, 6), (9, 9), (12, 12), (15, 15),
-    (17, 17), (19, 19), (21, 21), (16, 16), (18, 18), (20, 20),
-    (2, 2), (5, 5), (8, 8), (8, 11), (11, 11), (1, 1), (4, 4), (7, 7), (7, 10), (10, 10),
-)  # fmt: skip
-"""By KIT joint: mid-feet lie between ankle and toe; KIT's spine is HumanML3D's spine2, spine3 and neck."""
-_FROM_KIT = (
-    (0, 0), (16, 16), (11, 11), (0, 1), (17, 17), (12, 12), (1, 1), (18, 18), (13, 13), (2, 2), (20, 20), (15, 15),
-    (3, 3), (2, 8), (2, 5), (4, 4), (8, 8), (5, 5), (9, 9), (6, 6), (10, 10), (7, 7),
-)  # fmt: skip
-"""By HumanML3D joint: spine1 lies between pelvis and spine2, collars between spine3 and shoulder, as in its chains."""
-
-
-def to_kit_joints(joints_FJ3: Joints) -> Joints:
-    """Return KIT's 21 joints [..., F, 21, 3] from HumanML3D's 22, metres in and out; spine1 and collars are dropped."""
-    return _midpoints(joints_FJ3, _KIT_FROM, len(_FROM_KIT))
-
-
-def from_kit_joints(joints_FJ3: Joints) -> Joints:
-    """Return HumanML3D's 22 joints [..., F, 22, 3] from KIT's 21, metres in and out; mid-feet are dropped."""
-    return _midpoints(joints_FJ3, _FROM_KIT, len(_KIT_FROM))
-
-
-def _midpoints(joints_FJ3: Joints, pairs: tuple[tuple[int, int], ...], want_J: int) -> Joints:
-    if tuple(joints_FJ3.shape[-2:]) != (want_J, 3):
-        raise ValueError(f"joints: got {tuple(joints_FJ3.shape)}, want [..., {want_J}, 3]")
-    first, second = (list(side) for side in zip(*pairs, strict=True))
-    return (joints_FJ3[..., first, :] + joints_FJ3[..., second, :]) * 0.5
