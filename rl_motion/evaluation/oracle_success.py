@@ -6,15 +6,24 @@ Legend: B rows, F frames, J joints.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl_motion.types import Prompt
+from rl_motion.types import Prompt, Representation
 
 Judge = Callable[[str, NDArray[np.float32], float], bool]
 """(caption, joints_FJ3 in metres, frames per second) -> does the motion do what the caption says?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """A judge, and the representations of the motion that its rules are fitted to."""
+
+    judge: Judge
+    reads: frozenset[Representation]
 
 
 def embedded_judge(caption: str, joints_FJ3: NDArray[np.float32], fps: float) -> bool:

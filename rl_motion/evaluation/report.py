@@ -13,10 +13,10 @@ from typing import Any
 from rich.table import Table
 
 from rl_motion.config import Job
+from rl_motion.evaluation import agreement, stored
 from rl_motion.evaluation.evaluate import (
     ADAPTER_ON,
     BASE,
-    SENTINELS,
     TUNED,
     Bench,
     Evaluation,
@@ -25,15 +25,18 @@ from rl_motion.evaluation.evaluate import (
     evaluate,
 )
 from rl_motion.evaluation.format import interval, number
+from rl_motion.evaluation.metrics import CONVENTIONS as FIELD
 from rl_motion.evaluation.page import render
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference, paired_ratio
 from rl_motion.protocols import MotionPolicy
-from rl_motion.tracking.files import write_atomic
+from rl_motion.tracking.files import write_atomic, write_together
 from rl_motion.tracking.jsonl import JsonlTracker
 
 Report = dict[str, Any]
 HEADLINES = ("oracle_success", "reward")
+SENTINELS = ("bone_drift", "jerk", "foot_skate")
+"""Those that have the job's limit; the others are shown."""
 FORGETTING = -0.02
 """A drop of `original` beyond two points is forgetting, and is said."""
 COLLAPSE = 0.5
@@ -49,10 +52,13 @@ CONVENTIONS = [
     "difference: tuned minus base, paired: same prompt and same noise",
     "ratio: mean of tuned over mean of base",
     "tuned is the policy as it was trained; adapter_on, if any, has the adapter on in the last call too",
-    "held_out is target/test, original is source/test, train is target/train; prompts are spread evenly over "
-    "the actions",
+    "held_out is what neither the model nor post-training has seen, original what must not be forgotten, train that "
+    "whose captions post-training reads (evaluation.splits says which splits); prompts are spread evenly over the "
+    "actions",
     "diversity: mean distance in metres between two samples of one prompt, joints centred on the root",
     "bone_drift, jerk and foot_skate: lower is better",
+    *FIELD,
+    agreement.CONVENTION,
 ]
 
 
@@ -64,7 +70,7 @@ def evaluate_run(
     wall_s: float,
     bench: Bench | None = None,
 ) -> Report:
-    """Measure the arms, write `report.json` and `report.html` into the run's folder, return the report.
+    """Measure the arms, write `report.json`, `report.html` and `evaluation/` into the run's folder, return the report.
 
     Args:
         job: the resolved job.
@@ -76,6 +82,7 @@ def evaluate_run(
     evaluation = evaluate(job, policies, bench or embedded_bench(job))
     report = build_report(evaluation, job, wall_s=wall_s)
     page = render(report, evaluation.shown, metrics=JsonlTracker(run_dir / "metrics.jsonl").rows())
+    write_together(stored.files_of(run_dir, evaluation.records, evaluation.motions))
     write_atomic(run_dir / "report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     write_atomic(run_dir / "report.html", page.encode())
     return report
@@ -90,9 +97,15 @@ def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
         report["difference_adapter_on"] = _difference(evaluation, ADAPTER_ON, seed)
     report |= {
         "classes": {split: _classes(evaluation, split) for split in SPLITS},
-        "sentinels": {split: {name: _sentinel(evaluation, split, name, job) for name in SENTINELS} for split in SPLITS},
+        "sentinels": {split: _sentinels(evaluation, split, job) for split in SPLITS},
         "diversity": {split: _compare(evaluation, split, "diversity", seed) for split in SPLITS},
+        "field": {split: embedded.metrics(seed) for split, embedded in evaluation.embedded.items()},
+        "agreement": {
+            split: {arm: agreement.agreement(evaluation.of(split, arm), seed=seed) for arm in evaluation.arms}
+            for split in SPLITS
+        },
         "evaluation": {
+            "splits": evaluation.splits,
             "prompts": {split: len({r.prompt.id for r in evaluation.of(split, BASE)}) for split in SPLITS},
             "samples_per_prompt": job.evaluation.samples_per_prompt,
             "seed": seed,
@@ -133,8 +146,8 @@ def before_after_table(report: Report) -> Table:
     return table
 
 
-def _column(records: Sequence[Record], metric: str) -> list[float]:
-    return [getattr(record, metric) for record in records]
+def _column(records: Sequence[Record], metric: str) -> list[Any]:
+    return [record.value(metric) for record in records]
 
 
 def _ids(records: Sequence[Record]) -> list[str]:
@@ -142,37 +155,40 @@ def _ids(records: Sequence[Record]) -> list[str]:
 
 
 def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
-    return {
-        split: {
-            metric: None
-            if metric in evaluation.not_judged
-            else bootstrap_mean(_column(records, metric), _ids(records), seed=seed).as_dict()
-            for metric in HEADLINES
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        records = evaluation.of(split, arm)
+        columns = {metric: _column(records, metric) for metric in HEADLINES}
+        found[split] = {
+            metric: None if None in column else bootstrap_mean(column, _ids(records), seed=seed).as_dict()
+            for metric, column in columns.items()
         }
-        for split in SPLITS
-        for records in [evaluation.of(split, arm)]
-    }
+    return found
 
 
 def _difference(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
-    return {
-        split: {
-            metric: None
-            if metric in evaluation.not_judged
-            else paired_difference(_column(before, metric), _column(after, metric), _ids(before), seed=seed).as_dict()
-            for metric in HEADLINES
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        before, after = evaluation.of(split, BASE), evaluation.of(split, arm)
+        columns = {metric: (_column(before, metric), _column(after, metric)) for metric in HEADLINES}
+        found[split] = {
+            metric: None if None in base + tuned else paired_difference(base, tuned, _ids(before), seed=seed).as_dict()
+            for metric, (base, tuned) in columns.items()
         }
-        for split in SPLITS
-        for before, after in [(evaluation.of(split, BASE), evaluation.of(split, arm))]
-    }
+    return found
 
 
 def _compare(evaluation: Evaluation, split: str, metric: str, seed: int) -> dict[str, Any] | None:
-    """{base, tuned, ratio} of a metric that is not negative; None where it does not exist."""
+    """{base, tuned, ratio} of a metric that is not negative, over the motions that have it; None where none has."""
     before, after = evaluation.of(split, BASE), evaluation.of(split, TUNED)
-    base, tuned, ids = _column(before, metric), _column(after, metric), _ids(before)
-    if any(value is None for value in base + tuned):
+    measured = [
+        (one, other, record.prompt.id)
+        for one, other, record in zip(_column(before, metric), _column(after, metric), before, strict=True)
+        if one is not None and other is not None
+    ]
+    if not measured:
         return None
+    base, tuned, ids = (list(column) for column in zip(*measured, strict=True))
     ratio = paired_ratio(base, tuned, ids, seed=seed)
     return {
         "base": sum(base) / len(base),
@@ -181,20 +197,23 @@ def _compare(evaluation: Evaluation, split: str, metric: str, seed: int) -> dict
     }
 
 
-def _sentinel(evaluation: Evaluation, split: str, name: str, job: Job) -> dict[str, Any] | None:
-    compared = _compare(evaluation, split, name, job.evaluation.seed)
-    if compared is None:
-        return None
+def _sentinels(evaluation: Evaluation, split: str, job: Job) -> dict[str, dict[str, Any] | None]:
+    """Every sentinel of the split's records by name, and those of `SENTINELS` with their limit; None: not measured."""
+    measured = dict.fromkeys(name for record in evaluation.of(split, BASE) for name in record.sentinels)
+    found = {name: _compare(evaluation, split, name, job.evaluation.seed) for name in [*SENTINELS, *measured]}
     limit = job.sentinels.ratio_to_base
-    return compared | {"limit": limit, "within": compared["tuned"] <= limit * compared["base"]}
+    for name in SENTINELS:
+        if (one := found[name]) is not None:
+            one |= {"limit": limit, "within": one["tuned"] <= limit * one["base"]}
+    return found
 
 
 def _classes(evaluation: Evaluation, split: str) -> dict[str, Any]:
     """Success per action: {base, tuned, n, prompts}, by name; none where success was not judged."""
-    if "oracle_success" in evaluation.not_judged:
-        return {}
     before, after = evaluation.of(split, BASE), evaluation.of(split, TUNED)
     base, tuned = _column(before, "oracle_success"), _column(after, "oracle_success")
+    if None in base + tuned:
+        return {}
     classes = {}
     for group in sorted({record.prompt.group for record in before}):
         rows = [index for index, record in enumerate(before) if record.prompt.group == group]
@@ -222,7 +241,7 @@ def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
             f"{split}: {name} is {sentinel['tuned']:.4g}, the base's {sentinel['base']:.4g}: more than "
             f"{sentinel['limit']:g} times"
             for name, sentinel in sentinels.items()
-            if sentinel is not None and not sentinel["within"]
+            if sentinel is not None and not sentinel.get("within", True)
         ]
     for split, diversity in report["diversity"].items():
         if diversity is not None and diversity["tuned"] < COLLAPSE * diversity["base"]:

@@ -21,7 +21,7 @@ THRESHOLD = 0.95
 GALLERY, BATCH = 100, 32
 CONVENTION = (
     "retrieval: shares of queries whose own item is among the k most similar, and MedR, the median rank from 1 on; "
-    f"ties count as the average of their ranks. all: one gallery; threshold: the item of any text with similarity above "
+    "ties count as the average of their ranks. all: one gallery; threshold: the item of any text with similarity above "
     f"{THRESHOLD} to the query's is right too; dissimilar: the {GALLERY} pairs whose texts are furthest apart, chosen "
     f"greedily; batches: mean over galleries of {BATCH}, the incomplete last one dropped"
 )
@@ -36,7 +36,7 @@ def ranks_Q(similarity_QN: Floats, right_QN: NDArray[np.bool_] | None = None) ->
         similarity_QN: higher is more similar.
         right_QN: which items are right, at least one for each query; None: item q.
     """
-    right_QN = np.eye(*similarity_QN.shape, dtype=bool) if right_QN is None else right_QN
+    right_QN = np.eye(*similarity_QN.shape, dtype=np.bool_) if right_QN is None else right_QN
     best_Q1 = np.where(right_QN, similarity_QN, -np.inf).max(axis=1, keepdims=True)
     above_Q = (similarity_QN > best_Q1).sum(1)
     tied_Q = (similarity_QN == best_Q1).sum(1) - 1
@@ -58,7 +58,7 @@ def retrieval(similarity_NN: Floats, same_NN: NDArray[np.bool_] | None = None) -
         similarity_NN: of text n and motion m.
         same_NN: texts that count as the same; None: each is alone.
     """
-    found = {}
+    found: dict[str, float] = {}
     for direction, similarity_QN in (("t2m", similarity_NN), ("m2t", similarity_NN.T)):
         rank_Q = ranks_Q(similarity_QN, same_NN)
         found |= {f"{direction}/R@{k}": float((rank_Q < k).mean()) for k in TOPS}
@@ -88,7 +88,7 @@ def protocols(similarity_NN: Floats, sentence_NS: Floats, order_N: Rows | None =
 
 def same_texts_NN(sentence_NS: Floats, threshold: float = THRESHOLD) -> NDArray[np.bool_]:
     """Which texts mean nearly the same: cosine / 2 + 0.5 above the threshold; each is the same as itself."""
-    return np.asarray(sentence_NS @ sentence_NS.T > 2 * threshold - 1) | np.eye(len(sentence_NS), dtype=bool)
+    return np.asarray(sentence_NS @ sentence_NS.T > 2 * threshold - 1) | np.eye(len(sentence_NS), dtype=np.bool_)
 
 
 def dissimilar(sentence_NS: Floats, count: int) -> Rows:

@@ -1,20 +1,21 @@
 """Which prompts are examined, and in which units: the same ones whoever asks, whatever the order of the pool.
 
-The three names of a report and the splits they stand for have one meaning each: `held_out` is target/test,
-which neither the model nor post-training has seen; `original` is source/test, what must not be forgotten;
-`train` is target/train, whose captions post-training draws from.
+The three names of a report have one meaning each, whichever splits a job has for them: `held_out`, by default
+target/test, is what neither the model nor post-training has seen; `original`, source/test, what must not be forgotten;
+`train`, target/train, that whose captions post-training draws from.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 
-from rl_motion.config import Job, UserError
+from rl_motion.config import EvaluationConfig, Job, UserError
 from rl_motion.types import Prompt, Unit
 
-SPLITS = {"held_out": "target/test", "original": "source/test", "train": "target/train"}
+SPLITS: Mapping[str, str] = dict(EvaluationConfig().splits.items())
+"""The names, and the splits that they stand for by default."""
 
 
 def draw(prompts: Sequence[Prompt], count: int, *, seed: int) -> tuple[Prompt, ...]:

@@ -70,6 +70,11 @@ def paired_ratio(base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str
     return _ratio(tuned_N, base_N, clusters_N, seed) if base_N.sum() > 0 else None
 
 
+def resamples_RC(clusters: int, seed: int) -> NDArray[np.int64]:
+    """How often each resample draws each cluster; the same for the same seed and number of clusters."""
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+
+
 def _rows(values_N: ArrayLike, clusters_N: Sequence[str]) -> Floats:
     values = np.asarray(values_N, dtype=np.float64)
     if values.ndim != 1 or len(values) != len(clusters_N) or not len(values):
@@ -91,7 +96,7 @@ def _ratio(above_N: Floats, below_N: Floats, clusters_N: Sequence[str], seed: in
     value = float(above_C.sum() / below_C.sum())
     if clusters < 2:
         return Estimate(value, None, None, len(above_N))
-    times_RC = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    times_RC = resamples_RC(clusters, seed)
     above_R, below_R = times_RC @ above_C, times_RC @ below_C
     # A resample of prompts whose base is all zero says nothing about the ratio; of a mean there is none.
     means_R = above_R[below_R > 0] / below_R[below_R > 0]

@@ -10,7 +10,7 @@ import torch
 from rl_motion.config import EvaluationConfig, Job, RunFault, TrainConfig, UserError
 from rl_motion.evaluation.diversity import diversity_P
 from rl_motion.evaluation.evaluate import Bench, evaluate
-from rl_motion.evaluation.oracle_success import success_B
+from rl_motion.evaluation.oracle_success import Judging, success_B
 from rl_motion.evaluation.selection import SPLITS, draw, make_units
 from rl_motion.motion.features import FPS, JOINTS, ROOT_HEIGHT
 from rl_motion.motion.skeleton import STANDING_OFFSETS_J3
@@ -96,7 +96,8 @@ def sways(caption, joints_FJ3, fps):
 
 
 def bench(**changes):
-    return replace(Bench(prompts=pool, terms=(Term("sway", 2.0, Sway()),), judge=sways), **changes)
+    judging = Judging(sways, frozenset({Representation.HUMANML3D_263}))
+    return replace(Bench(prompts=pool, terms=(Term("sway", 2.0, Sway()),), judging=lambda split: judging), **changes)
 
 
 def run(**policies):
@@ -214,7 +215,9 @@ def test_records_hold_what_the_motion_shows():
         assert after.reward > before.reward
         assert after.oracle_success >= before.oracle_success
         assert after.diversity == pytest.approx(3 * before.diversity, rel=1e-3)
-        assert after.bone_drift > before.bone_drift
+        assert after.value("bone_drift") > before.value("bone_drift")
+        assert after.rewards == {"sway": pytest.approx(after.reward / 2)}
+        assert {"jerk", "foot_skate", "energy"} <= after.sentinels.keys()
     assert 0 < sum(record.oracle_success for record in result.of("held_out", "base")) < 14
 
 
@@ -258,8 +261,8 @@ def test_motion_of_another_skeleton_is_measured_by_what_knows_it_and_the_rest_is
     result = run(base=Other(1.0, "a"), tuned=Other(3.0, "b"))
     assert set(result.not_judged) == {"oracle_success", "bone_drift"}
     assert all("gives smplrifke-205" in why for why in result.not_judged.values())
-    assert {(r.oracle_success, r.bone_drift) for r in result.records} == {(None, None)}
-    assert np.isfinite([(r.jerk, r.foot_skate, r.diversity, r.reward) for r in result.records]).all()
+    assert {(r.oracle_success, r.value("bone_drift")) for r in result.records} == {(None, None)}
+    assert all(np.isfinite([*r.sentinels.values(), r.diversity, r.reward]).all() for r in result.records)
     assert result.shown[0].success_by_arm == {"base": None, "tuned": None}
     # Control: HumanML3D's motion is judged whole.
     assert run().not_judged == {}

@@ -21,6 +21,7 @@ from rl_motion.evaluation.report import (
     evaluate_run,
 )
 from rl_motion.evaluation.selection import SPLITS
+from rl_motion.evaluation.stored import read_records
 from rl_motion.types import Prompt
 
 JOB = Job(name="toy", evaluation=EvaluationConfig(prompts=4, samples_per_prompt=2, seed=1))
@@ -46,9 +47,13 @@ def evaluation(*, gain=1.0, jerk=1.0, diversity=1.0, drop=0.0, arms=("base", "tu
                             sample=sample,
                             oracle_success=right - lost,
                             reward=0.25 if base else 0.75,
-                            bone_drift=0.01,
-                            jerk=10.0 if base else 10.0 * jerk,
-                            foot_skate=0.0,
+                            sentinels={
+                                "bone_drift": 0.01,
+                                "jerk": 10.0 if base else 10.0 * jerk,
+                                "foot_skate": 0.0,
+                                "energy": 0.3 if base else 0.6,
+                            },
+                            rewards={"tmr": 0.25 if base else 0.75},
                             diversity=0.2 if base else 0.2 * diversity,
                         )
                     )
@@ -88,6 +93,9 @@ def test_figures_are_those_of_the_records():
     assert report["sentinels"]["held_out"]["jerk"]["ratio"]["value"] == 1.0
     assert report["sentinels"]["held_out"]["foot_skate"]["ratio"] is None
     assert report["sentinels"]["held_out"]["foot_skate"]["within"]
+    # The others are shown: too much of them may be good or bad, and the job has no limit for them.
+    assert report["sentinels"]["held_out"]["energy"]["ratio"]["value"] == pytest.approx(2.0)
+    assert "within" not in report["sentinels"]["held_out"]["energy"]
     assert report["diversity"]["original"]["ratio"]["value"] == pytest.approx(1.0)
     assert report["warnings"] == []
 
@@ -176,7 +184,8 @@ def test_a_run_gets_both_files(tmp_path, monkeypatch):
     report = evaluate_run(JOB, tmp_path, {}, wall_s=1.0, bench=object())
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert "<svg" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "report.html", "report.json"]
+    assert read_records(tmp_path) == evaluation().records
 
 
 # --- the page ------------------------------------------------------------

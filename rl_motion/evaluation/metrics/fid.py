@@ -45,7 +45,8 @@ def fid(real_NC: Floats, made_NC: Floats) -> float:
 
 
 def _mean_C(cloud_NC: Floats) -> NDArray[np.float64]:
-    return cloud_NC.astype(np.float32).mean(axis=0).astype(np.float64)
+    mean_C: NDArray[np.float64] = cloud_NC.astype(np.float32).mean(axis=0).astype(np.float64)
+    return mean_C
 
 
 def _covariance_CC(cloud_NC: Floats) -> NDArray[np.float64]:
@@ -55,4 +56,5 @@ def _covariance_CC(cloud_NC: Floats) -> NDArray[np.float64]:
 def _root_CC(covariance_CC: NDArray[np.float64]) -> NDArray[np.float64]:
     """The symmetric square root; rounding makes tiny eigenvalues negative, which are zero."""
     value_C, vector_CC = np.linalg.eigh(covariance_CC)
-    return (vector_CC * np.sqrt(value_C.clip(min=0))) @ vector_CC.T
+    root_CC: NDArray[np.float64] = (vector_CC * np.sqrt(value_C.clip(min=0))) @ vector_CC.T
+    return root_CC

@@ -169,7 +169,7 @@ def _checked(arms: Mapping[str, Floats], text_PC: Floats) -> tuple[int, int]:
 
 def _measure(motion_RPC: Floats, text_PC: Floats, real: RealEmbeddings | None, draws: Draws) -> dict[str, Floats]:
     """Of one arm: each metric's value in every replication; of multimodality its value for every prompt."""
-    rows = []
+    rows: list[dict[str, float]] = []
     for motion_PC, order_P, pairs in zip(motion_RPC, draws.order_RP, draws.pairs_R, strict=True):
         values = _matched(text_PC, motion_PC, order_P, pairs)
         if real is not None and draws.halves_R:
