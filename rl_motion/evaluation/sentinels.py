@@ -81,7 +81,10 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """Those of one world: by sentinel, and the largest exact KL of an honest run (None: not judged)."""
+    """Those of one world: by sentinel, and the largest exact KL of an honest run (None: it is not judged).
+
+    The packaged ones have none: it depends on `policy.log_prob`, on the steps that count and on how long a run is.
+    """
 
     world: str
     fps: float
@@ -225,17 +228,18 @@ def packaged_bands() -> Mapping[str, Bands]:
     return read_bands(Path(str(files("rl_motion") / PACKAGED)))
 
 
-def bands_of(world: str) -> Bands:
-    """The packaged bands of a world.
+def bands_of(name: str) -> Bands:
+    """The bands of a world: packaged ones by its name, others as `FILE.json:WORLD`.
 
     Raises:
-        UserError: it has none.
+        UserError: there are none.
     """
-    known = packaged_bands()
+    path, _, world = name.rpartition(":")
+    known = read_bands(Path(path)) if path else packaged_bands()
     if world not in known:
         raise UserError(
-            f"got world {world!r}, whose sentinels have no bands; want one of {sorted(known)}; calibrate them: "
-            "python jobs/sentinels.py calibrate"
+            f"got sentinels.bands={name!r}, where there are none; want one of {sorted(known)}; name one, or calibrate "
+            "bands of its own: python jobs/sentinels.py calibrate"
         )
     return known[world]
 
