@@ -58,7 +58,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Ends that people can act on: 2 for their mistakes, 1 for faults, 130 for Ctrl-C."""
+    """Ends that people can act on: 2 for their mistakes, 1 for faults, 130 for Ctrl-C and for a pause."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.WARNING)
@@ -109,7 +109,7 @@ def _fail(error: BaseException, code: int) -> NoReturn:
 
 def _complain(error: BaseException) -> None:
     """Say it on stderr, with its notes."""
-    first = "interrupted" if isinstance(error, KeyboardInterrupt) else f"error: {error}"
+    first = (str(error) or "interrupted") if isinstance(error, KeyboardInterrupt) else f"error: {error}"
     text = "\n".join([first, *getattr(error, "__notes__", [])])
     typer.echo(printable(text), err=True)
 

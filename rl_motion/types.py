@@ -7,7 +7,7 @@ a sequence's tokens), T = S + 1 states, F frames of the unit's canvas, D feature
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -88,6 +88,8 @@ class Unit:
     index: int
     prompts: tuple[Prompt, ...]
     samples_per_prompt: int
+    watched: bool = False
+    """Whether who scores it measures its motions' sentinels too."""
 
     @property
     def batch(self) -> int:
@@ -128,11 +130,12 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Rewards of one unit: each by name, unweighted, and their weighted sum, all [B]."""
+    """Rewards of one unit: each by name, unweighted, and their weighted sum, all [B]; sentinels of a watched one."""
 
     unit_index: int
     rewards: Mapping[str, Tensor]
     total_B: Tensor
+    sentinels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

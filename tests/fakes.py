@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rl_motion.config import AlgorithmConfig, Job, RuntimeConfig, TrackingConfig, TrainConfig
+from rl_motion.evaluation.sentinels import Band, Bands
 from rl_motion.learner.learner import Learner
 from rl_motion.models.adapter import adapter_checksum
 from rl_motion.policies import GaussianReplay
@@ -266,6 +267,16 @@ def other_weights(job: Job) -> dict[str, str]:
     return {"model": "fedcba9876543210"}
 
 
+def sentinels(motions: Motions, unit: Unit) -> dict[str, Tensor]:
+    """How far the toy's motions are from where they start, as the energy of the sentinels."""
+    return {"energy": motions.features_BFD.flatten(1).square().mean(dim=1)}
+
+
+def bands(job: Job) -> Bands | None:
+    """The energy may be less than a third more than the base's."""
+    return Bands("toy", 20.0, {"energy": Band(-0.3, 0.3, 0.0)}, None) if job.sentinels.bands else None
+
+
 WORKSHOP = Workshop(
     check=check,
     policy=policy,
@@ -275,6 +286,8 @@ WORKSHOP = Workshop(
     pool=pool,
     validation=validation,
     weights=weights,
+    sentinels=sentinels,
+    bands=bands,
 )
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)

@@ -14,6 +14,10 @@ class RunFault(Exception):
     """A run that cannot go on. Its message says what was saved and how to resume; exit code 1."""
 
 
+class Paused(KeyboardInterrupt):
+    """A run that stopped itself, as Ctrl-C would have: nothing is lost. Its message says why; exit code 130."""
+
+
 class AuditError(RunFault):
     """Replay does not reproduce the rollout bit for bit, so no update may be made."""
 

@@ -21,6 +21,7 @@ from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from rl_motion.evaluation.sentinels import Bands
     from rl_motion.rewards.of_job import RewardFiles
 
 Decoder = Callable[[Trajectory], Motions]
@@ -133,7 +134,7 @@ def build_pool(job: Job) -> PromptPool:
     sources, set_aside = {}, {}
     difficulty: dict[str, float] = {}
     for name in job.prompts.sources:
-        given = read_source(name, "train", job.prompts.default_length)
+        given = read_source(name, "train", job.prompts.default_length, checks.frame_rate(job))
         sources[name], set_aside[name] = checks.readable(readers, given, name)
         difficulty |= {prompt.id: given.rows[prompt.id].difficulty for prompt in given.prompts if given.rows}
     curriculum = Curriculum(job.prompts, difficulty)
@@ -151,13 +152,14 @@ def build_validation(job: Job) -> dict[str, list[Prompt]]:
     Raises:
         UserError: a source is none, or is not for validation, or nothing of it fits.
     """
+    from rl_motion.data.names import SPLIT
     from rl_motion.runtime import checks
-    from rl_motion.runtime.prompt_sources import SPLIT, read_source
+    from rl_motion.runtime.prompt_sources import read_source
 
     readers = [*checks.checkpoints(job).values()]
     found = {}
     for name in job.prompts.validation:
-        given = read_source(name, "val", job.prompts.default_length)
+        given = read_source(name, "val", job.prompts.default_length, checks.frame_rate(job))
         if SPLIT.fullmatch(name):
             found[name] = checks.examined(job, name)
         else:
@@ -172,7 +174,6 @@ def check_job(job: Job) -> None:
     Raises:
         UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
-    from rl_motion.evaluation.selection import SPLITS
     from rl_motion.runtime import checks
     from rl_motion.runtime.validate import validation_units
 
@@ -181,8 +182,31 @@ def check_job(job: Job) -> None:
     checks.check_prompts([*checks.checkpoints(job).values()], pool.prompts)
     if job.evaluation.validate_every is not None:
         validation_units(job, build_validation(job), pool)
-    for split in SPLITS.values():
+        find_bands(job)
+    for split in job.evaluation.splits.values():
         checks.examined(job, split)
+
+
+def measure_sentinels(motions: Motions, unit: Unit) -> dict[str, Tensor]:
+    """Every sentinel [B] of a unit's motions, by name."""
+    from rl_motion.evaluation.sentinels import of_unit
+
+    return of_unit(motions, unit.samples_per_prompt)
+
+
+def find_bands(job: Job) -> Bands | None:
+    """Where the sentinels of honest runs stay; None where the job has no bands, or those of another frame rate.
+
+    Raises:
+        UserError: the bands that the job names are not there.
+    """
+    from rl_motion.evaluation.sentinels import bands_of
+    from rl_motion.models.zoo import DENOISERS, CheckpointConfig, locate
+
+    bands = bands_of(job.sentinels.bands) if job.sentinels.bands else None
+    path = locate(job.model.name, DENOISERS) / "config.json"
+    fps = CheckpointConfig.model_validate_json(path.read_text(encoding="utf-8")).fps
+    return bands if bands and bands.fps == fps else None
 
 
 def find_weights(job: Job) -> dict[str, str]:
@@ -218,6 +242,8 @@ class Workshop:
     pool: Callable[[Job], PromptPool] = build_pool
     validation: Callable[[Job], Mapping[str, Sequence[Prompt]]] = build_validation
     weights: Callable[[Job], dict[str, str]] = find_weights
+    sentinels: Callable[[Motions, Unit], Mapping[str, Tensor]] = measure_sentinels
+    bands: Callable[[Job], Bands | None] = find_bands
 
     def carrying(self, files: RewardFiles) -> Workshop:
         """The same, where workers find what the rewards read from the working directory in what reaches them."""

@@ -45,6 +45,7 @@ METRICS: Mapping[str, Metric] = {
     "staleness_bound": Metric("What the job allows of it"),
     "reward_mean": Metric("Mean total reward of the last iteration"),
     "kl": Metric("KL between the policy and its base, of the last iteration"),
+    "sentinels_out": Metric("Sentinels outside their band in the last validation"),
     "skipped_steps": Metric("Optimiser steps that were skipped"),
     "prompts_drawn": Metric("Different prompts that taught"),
     "prompts_flat": Metric("Share of the last iteration's prompts whose samples all scored alike"),
@@ -59,6 +60,7 @@ _OF_ROWS = {
     "prompts_drawn": "prompts/drawn",
     "prompts_flat": "prompts/flat",
     "prompts_set_aside": "prompts/set_aside",
+    "sentinels_out": "sentinel/alarms",
 }
 """Gauges that are a metric of the last row."""
 _REASONS = ("died", "hung", "lost", "unsound", "learner")

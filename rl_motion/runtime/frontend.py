@@ -22,7 +22,7 @@ from rl_motion.runtime.progress import watching
 from rl_motion.runtime.prompt_records import PromptRecords
 from rl_motion.runtime.run import Run
 from rl_motion.runtime.store_uri import is_uri, run_in
-from rl_motion.runtime.validate import Validation, units_sha256, validation_units
+from rl_motion.runtime.validate import Validation, paused, units_sha256, validation_units
 from rl_motion.runtime.watcher import watching_run
 from rl_motion.types import Metrics, Prompt
 
@@ -151,6 +151,7 @@ def _train(held: Run, console: Console) -> RewardFiles:
     validates = job.evaluation.validate_every is not None
     validation = MEANS.workshop.validation(job) if validates else {}
     examined = validation_units(job, validation, pool) if validates else ()
+    bands = MEANS.workshop.bands(job) if validates else None
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256, units_sha256(examined))
@@ -159,11 +160,11 @@ def _train(held: Run, console: Console) -> RewardFiles:
         watching_run(held.folder, job, backend, held.iterations or 0, held.mlflow_behind) as watcher,
     ):
         snapshot = backend.start()
+        measured = Validation(job, examined, backend, snapshot.behaviour, bands)
         if held.commit is not None:
             snapshot = backend.restore(held.commit.manifest.iteration, held.commit.files[LEARNER_FILE])
         state = held.begin(snapshot, PromptRecords(job, pool, validation))
         watcher.begin(snapshot.version)
-        measured = Validation(job, examined, backend)
         with watching(console, snapshot.version, job.train.iterations) as watch:
 
             def record(iteration: int, after: loop.State, metrics: Metrics) -> None:
@@ -171,6 +172,10 @@ def _train(held: Run, console: Console) -> RewardFiles:
                 held.record(iteration, after, metrics)
                 watch.show(iteration, metrics)
                 watcher.iteration(iteration, metrics)
+                for alarm in measured.alarms:
+                    watch.warn(alarm)
+                if measured.alarms and job.sentinels.pause:
+                    raise paused(measured.alarms)
 
             loop.train(job, pool, backend, state, record)
     return files

@@ -59,6 +59,10 @@ class Watch:
             self._spoke = now
             self._console.print(f"iteration {done}/{self._total}  {text}", highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Say it above the bar, or as a line of its own."""
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._live:

@@ -18,6 +18,7 @@ _FREE = {
     "runtime.commits_uri": "where commits go",
     "runtime.keep_commits": "how many commits stay",
     "runtime.": "speed only",
+    "sentinels.": "what is warned of",
     "tracking.": "records only",
     "train.iterations": "how far it goes",
     "train.max_skipped_steps": "when it gives up",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
 from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config.errors import Paused
 from rl_motion.evaluation.selection import draw, make_units
+from rl_motion.evaluation.sentinels import Bands, Statistics, judge, log_ratio, statistics
 from rl_motion.evaluation.statistics import bootstrap_mean
 from rl_motion.prompts.pool import PromptPool, shared_out
-from rl_motion.runtime.backend import Backend
+from rl_motion.runtime.backend import Backend, Rollouts
 from rl_motion.runtime.workers import Behaviour
 from rl_motion.types import Metrics, Prompt, Unit
 
@@ -51,18 +54,33 @@ def validation_units(job: Job, sources: Mapping[str, Sequence[Prompt]], pool: Pr
                 "want one at least, and as many as are taken; change the weights or evaluation.validation_prompts"
             )
         chosen |= {prompt.id: prompt for prompt in draw(fresh, count, seed=job.evaluation.seed)}
-    return make_units(job, list(chosen.values()))
+    return tuple(replace(unit, watched=True) for unit in make_units(job, list(chosen.values())))
 
 
 class Validation:
     """Asks the backend for the same units every time. It reads the adapter alone, so that no number depends on it."""
 
-    def __init__(self, job: Job, units: Sequence[Unit], backend: Backend) -> None:
-        """Every `evaluation.validate_every` updates; never where that is None."""
+    def __init__(
+        self, job: Job, units: Sequence[Unit], backend: Backend, untrained: Behaviour, bands: Bands | None
+    ) -> None:
+        """Every `evaluation.validate_every` updates; never where that is None.
+
+        Args:
+            job: resolved.
+            units: of `validation_units`.
+            backend: has started.
+            untrained: the adapter that changes nothing, as training starts with it: what sentinels are compared with.
+            bands: of the sentinels; None: they are measured and not judged.
+        """
         self._every = job.evaluation.validate_every
         self._seed = job.evaluation.seed
         self._units = units
         self._backend = backend
+        self._bands = bands
+        self.alarms: Sequence[str] = ()
+        """What the last call of `metrics` warned of."""
+        self._untrained = untrained
+        self._base: Rollouts | None = None
 
     def metrics(self, newest: Behaviour) -> Metrics:
         """The reward of this adapter with its interval, where it is the turn of its version; else nothing.
@@ -73,12 +91,11 @@ class Validation:
         Raises:
             RunFault: a reward is not finite.
         """
+        self.alarms = ()
         if self._every is None or newest.version % self._every:
             return {}
         started = time.perf_counter()
-        rollouts = self._backend.ask(self._units, newest)()
-        if rollouts.set_aside:
-            _log.warning("validation went on without %d prompts: %s", len(rollouts.set_aside), rollouts.set_aside)
+        rollouts = self._ask(newest)
         if not rollouts.scored:
             return {}
         total_N = torch.cat([scored.total_B for scored in rollouts.scored]).double()
@@ -92,7 +109,52 @@ class Validation:
         metrics = {REWARD: found.value, "time/validation_s": time.perf_counter() - started}
         if found.low is not None and found.high is not None:
             metrics |= {f"{REWARD}_low": found.low, f"{REWARD}_high": found.high}
+        return metrics | self._watched(rollouts, found.value)
+
+    def _ask(self, behaviour: Behaviour) -> Rollouts:
+        rollouts = self._backend.ask(self._units, behaviour)()
+        if rollouts.set_aside:
+            _log.warning("validation went on without %d prompts: %s", len(rollouts.set_aside), rollouts.set_aside)
+        return rollouts
+
+    def _watched(self, rollouts: Rollouts, reward: float) -> Metrics:
+        """Means of the sentinels and their ratios to the base's, and how many left their bands; warns."""
+        base = self._base = self._base or self._ask(self._untrained)
+        if [unit.prompts for unit in base.units] != [unit.prompts for unit in rollouts.units]:
+            return {}  # Prompts that were set aside on one side only: nothing is paired.
+        before, now = (_statistics(part) for part in (base, rollouts))
+        metrics = {f"sentinel/{name}": value for name, value in now.means.items()}
+        metrics |= {
+            f"sentinel/{name}_ratio": math.exp(log_ratio(name, value, before.means[name]))
+            for name, value in now.means.items()
+        }
+        if self._bands is not None:
+            alarms = judge(now, before, self._bands)
+            metrics["sentinel/alarms"] = float(len(alarms))
+            gained = reward - torch.cat([scored.total_B for scored in base.scored]).double().mean().item()
+            if alarms and gained > 0:
+                self.alarms = tuple(
+                    f"the validation reward rose by {gained:.3g} over the base's, and {alarm}" for alarm in alarms
+                )
+            for alarm in self.alarms:
+                _log.warning("%s", alarm)
         return metrics
+
+
+def _statistics(rollouts: Rollouts) -> Statistics:
+    return statistics(
+        [scored.sentinels for scored in rollouts.scored], sum(len(unit.prompts) for unit in rollouts.units)
+    )
+
+
+def paused(alarms: Sequence[str]) -> Paused:
+    """What ends a run whose sentinels left their bands while its reward rose, with what to do about it."""
+    end = Paused(
+        "paused: " + "; ".join(alarms) + ". Want a reward that is earned with natural motion; look at the motions and "
+        "the reward"
+    )
+    end.add_note("to go on all the same, resume with --set sentinels.pause=false")
+    return end
 
 
 def units_sha256(units: Sequence[Unit]) -> str:

@@ -32,7 +32,16 @@ _PERIOD_S = 1.0
 _JOIN_S = 5.0
 _RECENT = 10
 """Iterations that the pace is the mean of."""
-_MAIN = ("reward/", "policy/kl", "policy/clip_fraction", "policy/staleness", "prompts/", "learner/", "time/")
+_MAIN = (
+    "reward/",
+    "policy/kl",
+    "policy/clip_fraction",
+    "policy/staleness",
+    "prompts/",
+    "learner/",
+    "time/",
+    "sentinel/alarms",
+)
 """Beginnings of the names of metrics that status.json repeats; metrics.jsonl has all."""
 _log = logging.getLogger(__name__)
 

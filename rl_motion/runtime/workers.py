@@ -13,7 +13,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -175,10 +175,12 @@ class RewardWorker(Worker):
         return self.environment()
 
     def score(self, trajectory: Trajectory) -> Scored:
-        """Every reward of the trajectory's motions."""
-        decode, rewards = self.parts
+        """Every reward of the trajectory's motions, and of a watched unit every sentinel."""
+        (decode, rewards), unit = self.parts, trajectory.unit
         with torch.no_grad():
-            return rewards(decode(trajectory), trajectory.unit)
+            motions = decode(trajectory)
+            scored = rewards(motions, unit)
+            return replace(scored, sentinels=self._workshop.sentinels(motions, unit)) if unit.watched else scored
 
 
 class LearnerWorker(Worker):
