@@ -89,7 +89,7 @@ def _midpoints(joints_FJ3: Joints, pairs: tuple[tuple[int, int], ...], want_J: i
 
 
 def in_kit_joints(offsets_J3: FloatArray) -> FloatArray:
-    """A HumanML3D target skeleton [22, 3] as one of KIT's [21, 3], in the same unit: the bones of a person who stands."""
+    """A HumanML3D target skeleton [22, 3] as one of KIT's [21, 3], in the same unit: bones of a person who stands."""
     lengths_J = np.linalg.norm(offsets_J3[1:], axis=-1)
     directions_J3 = STANDING_OFFSETS_J3[1:] / np.linalg.norm(STANDING_OFFSETS_J3[1:], axis=-1, keepdims=True)
     standing_J3 = to_kit_joints(HUMANML3D.from_directions(np.zeros(3), directions_J3, lengths_J))
@@ -105,8 +105,8 @@ LONG_LEGGED_OFFSETS_J3 = STANDING_OFFSETS_J3 * _SHARE_J[:, None]
 """Rest pose for `fk_local` [22, 3] in metres of a body with other proportions than HumanML3D's."""
 LONG_LEGGED_OFFSETS_J3.setflags(write=False)
 KIT_OFFSETS_J3 = MILLIMETRES_PER_METRE * in_kit_joints(LONG_LEGGED_OFFSETS_J3)
-"""Default target skeleton [21, 3] in millimetres: that body in KIT's joints. Not KIT-ML's own (its clip 03950), which is
-not public without the data: pass KIT-ML's where features must equal published ones."""
+"""Default target skeleton [21, 3] in millimetres: that body in KIT's joints. Not KIT-ML's own (its clip 03950), which
+comes with its data: pass KIT-ML's where features must equal published ones."""
 KIT_OFFSETS_J3.setflags(write=False)
 
 
