@@ -180,7 +180,9 @@ class Table:
         return f"| {name} | {' | '.join(shown(m, row[m]) if m in row else '–' for m in self.metrics)} |"
 
     def _in_words(self) -> str:
-        unclear = [METRICS[name].split(" ")[0].rstrip(",") for name, e in self.changes().items() if not is_shown(e)]
+        unclear = [
+            METRICS[name].rstrip(" ↑↓→").removesuffix(", %") for name, e in self.changes().items() if not is_shown(e)
+        ]
         if len(self.ours) < 2:
             return "One seed: no interval, and nothing is shown."
         return (

@@ -10,6 +10,7 @@ Legend: N motions, F frames, D features.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -65,18 +66,21 @@ def refuse_other_than(use: str, parts: Collection[Part]) -> None:
 _WHY = {"test": "as a table is of what is held out", "val": "as nothing is chosen by what is held out"}
 
 
-def refuse_leak(name: str, training: Sequence[Prompt], examined: Sequence[Prompt]) -> None:
-    """What is examined has not been trained on: no prompt, and no text whatever its length.
+def refuse_leak(name: str, training: Sequence[Prompt], part: Part, fps: float, *, new: bool) -> None:
+    """What is examined has not been trained on: no prompt, no text, and where it is to be new no combination either.
 
     Raises:
         UserError: names the first that has.
     """
-    ids, texts = {prompt.id for prompt in training}, {prompt.text for prompt in training}
-    for prompt in examined:
-        if prompt.id in ids or prompt.text in texts:
+    from rl_motion.evaluation.guarantees import Seen, unseen
+
+    read = world_of(part).read if new else None
+    for split in part.splits:
+        prompts = prompts_of(replace(part, splits=(split,)), sys.maxsize, 0, fps)
+        if len(unseen(prompts, split, Seen(training), read)) < len(prompts):
             raise UserError(
-                f"{name}: got {prompt.text!r} among the prompts of training and of the examination; want none in both; "
-                "take it out of prompts.sources"
+                f"{name}: got prompts of {split} whose combinations training reads in other words; want none; take "
+                "them out of prompts.sources"
             )
 
 

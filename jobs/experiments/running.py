@@ -220,12 +220,12 @@ def provenance(command: Sequence[str], seeds: Sequence[int], wall_s: float) -> d
     """Where results come from: commit, seeds, command, time."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
-    changed = [line[3:] for line in git("status", "--porcelain", "-uno").splitlines()]
+    changed = git("diff", "--name-only", "HEAD").split()
     return {
         "command": " ".join(command),
-        "commit": git("rev-parse", "HEAD") or "not in a checkout",
+        "commit": git("rev-parse", "HEAD").strip() or "not in a checkout",
         "changed_files": changed,
         "seeds": list(seeds),
         "wall_s": round(wall_s, 1),

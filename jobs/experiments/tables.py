@@ -26,10 +26,11 @@ from typing import Annotated, Any
 import typer
 from figures import CONVENTIONS, Table, figures, summary
 from measuring import REAL, Ask, model_fps, read
-from parts import Part, prompts_of, refuse_leak, refuse_other_than, world_of
+from parts import Part, refuse_leak, refuse_other_than, world_of
 from running import HERE, ROOT, Step, Training, measuring_step, provenance, see_through, training_step
 
 from rl_motion.config import EvaluationConfig, Job, RuntimeConfig, TrainConfig, UserError
+from rl_motion.evaluation.guarantees import refuse_goal
 from rl_motion.runtime.build import build_pool, find_weights
 from rl_motion.tracking.files import write_atomic
 
@@ -157,12 +158,17 @@ class Experiment:
         return self.out / "measured" / self.name / f"{arm.replace(' ', '-')}-{part}.npz"
 
     def check(self, use: str = "test") -> None:
-        """Refuse splits of another use, prompts that were trained on, weights that are missing; raises UserError."""
+        """Refuse splits of another use, prompts that were trained on, a judge that is the goal, missing weights.
+
+        Raises:
+            UserError: names it.
+        """
         refuse_other_than(use, self.parts.values())
         job = self.job
         trained = build_pool(job).prompts
-        for part in self.parts.values():
-            refuse_leak(self.name, trained, prompts_of(part, sys.maxsize, self.sizes.seed, model_fps(job)))
+        for name, part in self.parts.items():
+            refuse_goal(evaluator_sha256(world_of(part).evaluator), job)
+            refuse_leak(self.name, trained, part, model_fps(job), new=name == "exam")
 
     def ask(self, arm: str, part: str, job: Job | None = None, adapter: Path | None = None) -> Ask:
         """What is to be measured of an arm; `job` of a model, none for real motion."""
