@@ -16,6 +16,7 @@ from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
 from rl_motion.cli_prompts import prompts
+from rl_motion.cli_report import report
 from rl_motion.cli_sweep import sweep
 from rl_motion.cli_watch import scale, status
 from rl_motion.config.errors import UserError
@@ -159,6 +160,7 @@ def ui(
 
 
 app.command()(sweep)
+app.command()(report)
 app.command()(submit)
 app.command()(doctor)
 app.command()(scale)

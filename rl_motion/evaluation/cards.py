@@ -8,8 +8,7 @@ from typing import Any
 
 from rl_motion.evaluation.charts import intervals_svg
 from rl_motion.evaluation.format import interval, number
-from rl_motion.evaluation.lines import Line, Report
-from rl_motion.evaluation.selection import SPLITS
+from rl_motion.evaluation.lines import Line, Report, splits_of
 from rl_motion.evaluation.statistics import Estimate
 
 
@@ -44,27 +43,29 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def lines_table(lines: Sequence[Line]) -> str:
     """Base beside tuned with the change, its interval as a picture, and what it says in words."""
-    beside = any(line.adapter_on for line in lines)
-    extra = ["tuned, adapter on in the last call too"] if beside else []
-    head = ["", "base", "tuned", *extra, "tuned - base", "", "in words"]
     rows = []
     for line in lines:
         percent = line.metric.percent
-        floor = "" if line.floor is None else f"<br><small>floor {_both(line.floor, percent)}</small>"
-        last = "" if line.adapter_on is None else _both(line.adapter_on, percent)
+        real = "" if line.real is None else f"<br><small>{real_label(line)} {_both(line.real, percent)}</small>"
+        on = line.adapter_on
+        beside = "" if on is None else f"<br><small>adapter on to the end: {number(on.value, percent=percent)}</small>"
         over_runs = line.change if line.change is not line.within[0] else None
         rows.append(
             [
-                f"{escape(split_name(line.split))}: {escape(line.metric.label)}{floor}",
+                f"{escape(split_name(line.split))}: {escape(line.metric.label)}{real}",
                 f"<td>{_both(line.base, percent)}</td>",
-                f"<td>{_both(line.tuned, percent)}</td>",
-                *([f"<td>{last}</td>"] if beside else []),
+                f"<td>{_both(line.tuned, percent)}{beside}</td>",
                 f"<td>{_both(line.change, percent, sign=True)}</td>",
                 f"<td>{intervals_svg(line.within, over_runs)}</td>",
                 f'<td class="words {_state(line.words)}">{escape(line.words)}</td>',
             ]
         )
-    return table(head, rows) if rows else ""
+    return table(["", "base", "tuned", "tuned - base", "", "in words"], rows) if rows else ""
+
+
+def real_label(line: Line) -> str:
+    """What real motion is called beside a metric."""
+    return "floor" if line.metric.name == "fid" else "real motion"
 
 
 def _state(words: str) -> str:
@@ -86,7 +87,7 @@ def figures(estimate: Mapping[str, Any], *, percent: bool = False, sign: bool = 
 def sentinels(reports: Sequence[Report]) -> str:
     """Every sentinel on every split against the base's value; of several runs the means, and how many are outside."""
     rows = []
-    for split in SPLITS:
+    for split in splits_of(reports[0]):
         names = dict.fromkeys(name for report in reports for name in report["sentinels"][split])
         for name in (*names, "diversity"):
             found = [_compared(report, split, name) for report in reports]
@@ -108,7 +109,7 @@ def sentinels(reports: Sequence[Report]) -> str:
                     f'<td class="{"outside" if outside else "within"}">{state if judged else ""}</td>',
                 ]
             )
-    limits = [one["limit"] for one in reports[0]["sentinels"]["held_out"].values() if one and "limit" in one]
+    limits = [one["limit"] for one in reports[0]["sentinels"].get("held_out", {}).values() if one and "limit" in one]
     return table(["", "base", "tuned", "tuned / base", f"limit {limits[0]:g} x" if limits else ""], rows)
 
 
@@ -139,7 +140,8 @@ white-space:nowrap}
 .report th:first-child,.report td.words{text-align:left}
 .report td.words{white-space:normal;min-width:9rem}
 .report small{color:var(--dim);font-size:.85em;margin-left:.3rem}
-.report th small{margin-left:0}
+.report br+small,.report br+small small{margin-left:0;font-size:.85em}
+.report small b{font-weight:500}
 .warnings{color:var(--bad);margin:.8rem 0 0;padding-left:1.2rem}
 .facts{color:var(--dim);margin:.8rem 0 0;padding-left:1.2rem;max-width:95ch;overflow-wrap:anywhere}
 .curves{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}

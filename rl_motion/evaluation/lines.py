@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from rl_motion.config import UserError
@@ -47,7 +47,8 @@ METRICS = (
 class Line:
     """One metric on one split.
 
-    within: the change of every run with its own interval. floor: of FID, real motion against other real motion.
+    within: the change of every run with its own interval. real: real motion in the place of the model's (of FID: the
+    floor).
     adapter_on: the tuned policy with the adapter on in its last call too, where that was measured.
     words: what the change's interval says.
     """
@@ -58,7 +59,7 @@ class Line:
     tuned: Estimate
     change: Estimate
     within: tuple[Estimate, ...]
-    floor: Estimate | None
+    real: Estimate | None
     adapter_on: Estimate | None
     words: str
 
@@ -76,6 +77,22 @@ def lines_of(reports: Sequence[Report]) -> list[Line]:
     return [line for line in found if line is not None]
 
 
+def splits_of(report: Report) -> list[str]:
+    """The splits that a report has, in their order."""
+    return [split for split in SPLITS if split in report["base"]]
+
+
+def not_measured(reports: Sequence[Report]) -> list[str]:
+    """What is missing of the field's metrics, and why."""
+    found = [
+        f"{split.replace('_', ' ')}: {name.replace('_', ' ')} was not measured: {why}"
+        for report in reports
+        for split, of in report.get("field", {}).items()
+        for name, why in of.get("not_measured", {}).items()
+    ]
+    return list(dict.fromkeys(found))
+
+
 def conventions_of(reports: Sequence[Report]) -> list[str]:
     """What the numbers mean, in words, each sentence once."""
     return list(dict.fromkeys(sentence for report in reports for sentence in report["conventions"]))
@@ -85,25 +102,29 @@ def _line(reports: Sequence[Report], split: str, metric: Metric) -> Line | None:
     base, tuned, change = (_of(reports, arm, split, metric) for arm in ("base", "tuned", "difference"))
     if base is None or tuned is None or change is None:
         return None
-    floor = _floor(reports, split, metric)
+    real = _of(reports, "real", split, metric) if metric.field else None
     beside = _of(reports, "adapter_on", split, metric)
     total = _together(change)
     return Line(
         split,
         metric,
-        _together(base),
-        _together(tuned),
+        _possible(_together(base), metric),
+        _possible(_together(tuned), metric),
         total,
         tuple(change),
-        floor,
-        None if beside is None else _together(beside),
+        None if real is None else real[0],
+        None if beside is None else _possible(_together(beside), metric),
         _words(reports, split, metric, total, change),
     )
 
 
 def _words(reports: Sequence[Report], split: str, metric: Metric, total: Estimate, change: Sequence[Estimate]) -> str:
     """Of one run, what its interval says; of several, what theirs says and in how many the prompts say nothing."""
-    counted = f"{change[0].n} replications" if metric.field else f"{reports[0]['evaluation']['prompts'][split]} prompts"
+    examined = reports[0]["evaluation"]
+    over_samples = metric.field and metric.name != "multimodality"
+    counted = (
+        f"{examined['samples_per_prompt']} replications" if over_samples else f"{examined['prompts'][split]} prompts"
+    )
     if total is change[0]:
         return in_words(total, metric.better, counted)
     words = in_words(total, metric.better, f"{len(reports)} runs")
@@ -136,18 +157,19 @@ def _together(estimates: Sequence[Estimate]) -> Estimate:
     return estimates[0] if same else student_mean([one.value for one in estimates])
 
 
+def _possible(estimate: Estimate, metric: Metric) -> Estimate:
+    """Student's interval of a share may reach beyond what a share can be."""
+    if not metric.percent or estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
+
+
 def _of(reports: Sequence[Report], arm: str, split: str, metric: Metric) -> list[Estimate] | None:
     """A metric in every report; None where one has none."""
     path = ("field", split, arm, metric.name) if metric.field else (arm, split, metric.name)
     found = [_estimate(report, path) for report in reports]
     whole = [one for one in found if one is not None]
     return whole if len(whole) == len(found) else None
-
-
-def _floor(reports: Sequence[Report], split: str, metric: Metric) -> Estimate | None:
-    """Beside the base's value: the floor is of real motion, which no arm changes."""
-    path = ("field", split, "base", metric.name, "floor")
-    return _estimate(reports[0], path) if metric.field else None
 
 
 def _estimate(report: Report, path: Sequence[str]) -> Estimate | None:

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 
 from rl_motion.evaluation.cards import STYLE, card, items, lines_table, sentinels, split_name, warnings
 from rl_motion.evaluation.charts import class_bars, curve_charts
-from rl_motion.evaluation.evaluate import ADAPTER_ON, BASE, TUNED, Shown
+from rl_motion.evaluation.evaluate import BASE, TUNED, Shown
 from rl_motion.evaluation.format import interval, number
-from rl_motion.evaluation.lines import Report, lines_of
+from rl_motion.evaluation.lines import Report, lines_of, not_measured
 from rl_motion.motion.viewer import Extras, Panel, Row, motion_page
 from rl_motion.types import Metrics
-
-ARM_LABELS = {BASE: "base", TUNED: "tuned", ADAPTER_ON: "tuned, adapter on in the last call too"}
 
 
 def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Metrics]) -> str:
@@ -30,7 +28,7 @@ def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Metrics]
         Row(
             item.prompt.text,
             [
-                Panel(ARM_LABELS.get(arm, arm), joints_FJ3, item.success_by_arm[arm], item.fps)
+                Panel(arm, joints_FJ3, item.success_by_arm[arm], item.fps)
                 for arm, joints_FJ3 in item.joints_by_arm.items()
             ],
             heading="" if place else "Motions: base beside tuned, same prompt, same noise",
@@ -74,6 +72,7 @@ def _notes(report: Report) -> list[str]:
         "say how sure the figures are for other prompts, not for other training runs",
         "the motions below are the first sample of the first prompts drawn, one action after the other; "
         "none was picked",
+        *not_measured([report]),
         *report["conventions"],
         f"adapter sha256 {report['adapter_sha256']}; trained in {report['wall_s']:.0f} s",
     ]

@@ -15,8 +15,7 @@ from typing import Any
 
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
-from rl_motion.evaluation.lines import Line, Report, lines_of
-from rl_motion.evaluation.selection import SPLITS
+from rl_motion.evaluation.lines import Line, Report, lines_of, splits_of
 from rl_motion.tracking.files import read_whole
 from rl_motion.tracking.jsonl import JsonlTracker
 from rl_motion.types import Metrics
@@ -116,7 +115,7 @@ def as_json(rows: Sequence[JobRow]) -> dict[str, Any]:
 def _line_as_json(line: Line) -> dict[str, Any]:
     estimates = {
         name: None if one is None else one.as_dict()
-        for name, one in (("base", line.base), ("tuned", line.tuned), ("change", line.change), ("floor", line.floor))
+        for name, one in (("base", line.base), ("tuned", line.tuned), ("change", line.change), ("real", line.real))
     }
     within = [one.as_dict() for one in line.within]
     return {"split": line.split, "metric": line.metric.name, **estimates, "within": within, "words": line.words}
@@ -149,7 +148,7 @@ def _read_report(folder: Path) -> Report:
     if missing:
         raise _damaged(path, f"no `{missing[0]}`")
     counts = report["evaluation"].get("prompts") if isinstance(report["evaluation"], dict) else None
-    if not isinstance(counts, dict) or any(not isinstance(counts.get(split), int) for split in SPLITS):
+    if not isinstance(counts, dict) or any(not isinstance(counts.get(split), int) for split in splits_of(report)):
         raise _damaged(path, "no `evaluation.prompts` for every split")
     return report
 
