@@ -7,19 +7,17 @@ second dialect   second/ train|val|test                                    KIT-M
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rl_motion.config import UserError
 from rl_motion.data import embedded, oracle, oracle_reading, second, second_reading
+from rl_motion.data.names import SPLIT
 from rl_motion.data.oracle_measures import Array
 from rl_motion.data.oracle_reading import Reading
 from rl_motion.motion import features, kit
 from rl_motion.types import Prompt, Representation
 
-SPLIT = re.compile(r"(source|target|first|second)/(train|val|test)")
-"""Names of splits. What is called otherwise is no part of the embedded worlds."""
 Body = Callable[[Reading, Array, float], oracle.Verdict]
 _BODIES: Mapping[Representation, Body] = {
     Representation.HUMANML3D_263: oracle.judge,

@@ -138,9 +138,9 @@ def examined(job: Job, split: str) -> list[Prompt]:
     Raises:
         UserError: that is none of them.
     """
-    from rl_motion.data.embedded import prompts
+    from rl_motion.data.worlds import prompts
 
-    kept = list(prompts(split))
+    kept = prompts(split, frame_rate(job))
     for path in checkpoints(job).values():
         frames = _max_frames(path)
         found = _read_by(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
@@ -154,6 +154,11 @@ def examined(job: Job, split: str) -> list[Prompt]:
                 f"what {path.name} reads; want one at least; choose another model or reward"
             )
     return kept
+
+
+def frame_rate(job: Job) -> float:
+    """Frames per second of the job's model, in which the lengths of prompts count."""
+    return _config(locate(job.model.name, DENOISERS)).fps
 
 
 def checkpoints(job: Job) -> dict[str, Path]:

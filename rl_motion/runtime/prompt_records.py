@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_motion.config import Job
+from rl_motion.data.names import SPLIT
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.prompts.table import Row
 from rl_motion.runtime.ledger import Ledger
-from rl_motion.runtime.prompt_sources import SPLIT, Use, file_of, take_rows
+from rl_motion.runtime.prompt_sources import Use, file_of, take_rows
 from rl_motion.tracking.files import write_atomic
 from rl_motion.tracking.mlflow_data import MOST_ROWS, TABLES, DataSet, write_table
 from rl_motion.types import Prompt
@@ -118,7 +119,7 @@ def _data_set(
         content = [[row.id, row.operation, row.difficulty] for row in rows]
         profile["operations"] = dict(sorted(Counter(row.operation for row in rows).items()))
         tags = {**tags, "rl_motion.reviews": json.dumps(dict(sorted(Counter(row.review for row in rows).items())))}
-    where = f"rl_motion.data.embedded:{name}" if SPLIT.fullmatch(name) else file_of(name)
+    where = f"rl_motion.data.worlds:{name}" if SPLIT.fullmatch(name) else file_of(name)
     return DataSet(
         name=f"{name}/{use}" if known else name,
         digest=hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],

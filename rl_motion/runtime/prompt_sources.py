@@ -3,19 +3,17 @@ may take from it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from rl_motion.config import UserError
+from rl_motion.data.names import SPLIT
 from rl_motion.prompts import table
 from rl_motion.prompts.pool import read_prompts
 from rl_motion.types import Prompt
 
-SPLIT = re.compile(r"(source|target)/(train|val|test)")
-"""A prompt source that is part of the embedded world; all others are pools or text files."""
 Use = Literal["train", "val"]
 _KEYS: Mapping[Use, str] = {"train": "prompts.sources", "val": "prompts.validation"}
 _USES: Mapping[Use, str] = {"train": "training", "val": "validation"}
@@ -33,7 +31,7 @@ _newest: dict[tuple[Path, Use], Mapping[str, table.Row]] = {}
 """Of every pool, the rows that `read_source` found in it last, until they are taken."""
 
 
-def read_source(name: str, use: Use, default_length: int) -> Source:
+def read_source(name: str, use: Use, default_length: int, fps: float) -> Source:
     """The prompts of a source that are there for this use: what is held out, or was rejected, is never among them.
 
     What is known of a pool's prompts is kept for `take_rows`.
@@ -42,6 +40,7 @@ def read_source(name: str, use: Use, default_length: int) -> Source:
         name: as the job has it.
         use: `train` for prompts.sources, `val` for prompts.validation.
         default_length: frames of a text file's prompts that come without a length.
+        fps: of the model, in whose frames a split's lengths are given. Files and pools count the model's own.
 
     Raises:
         UserError: it is no pool, no split for this use and no readable file of prompts, or has nothing for this use.
@@ -53,9 +52,9 @@ def read_source(name: str, use: Use, default_length: int) -> Source:
                 f"{_KEYS[use]}: got {name!r}, which is not for {_USES[use]}; want a pool, a {use} split or a text "
                 f"file; use {split[1]}/{use}"
             )
-        from rl_motion.data.embedded import prompts
+        from rl_motion.data.worlds import prompts
 
-        return Source(list(prompts(name)))
+        return Source(prompts(name, fps))
     if table.is_pool(name):
         found = _of_pool(name, use)
         _newest[Path(name).absolute(), use] = found.rows

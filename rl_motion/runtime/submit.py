@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import dump_job, load_job
+from rl_motion.data.names import SPLIT
 from rl_motion.rewards.plugins import is_plugin
 from rl_motion.runtime import frontend, store_uri
 from rl_motion.runtime.job_server import Submission
-from rl_motion.runtime.prompt_sources import SPLIT, file_of
+from rl_motion.runtime.prompt_sources import file_of
 from rl_motion.tracking.files import read_whole
 from rl_motion.tracking.mlflow_tracker import check_uri
 
@@ -97,14 +98,15 @@ def files_of(job: Job) -> dict[str, bytes]:
     """The files that a job names by relative path: prompts (of a pool prompts.parquet alone), plugins, calibration.
 
     Raises:
-        UserError: one cannot be read or lies elsewhere, or the model is a directory here, which is not sent.
+        UserError: one cannot be read or lies elsewhere, or a model is a directory here, which is not sent.
     """
-    model = Path(job.model.name)
-    if not model.is_absolute() and (model / "config.json").is_file():
-        raise UserError(
-            f"model.name: got {job.model.name!r}, a directory of this machine; want a packaged name, or a directory "
-            "that all nodes see, as checkpoints are not sent; copy it there and give its absolute path"
-        )
+    models = {"model.name": job.model.name, **{f"rewards: {r.name}.model": r.model for r in job.rewards if r.model}}
+    for key, name in models.items():
+        if not Path(name).is_absolute() and (Path(name) / "config.json").is_file():
+            raise UserError(
+                f"{key}: got {name!r}, a directory of this machine; want a packaged name, or a directory that all "
+                "nodes see, as checkpoints are not sent; copy it there and give its absolute path"
+            )
     names = [file_of(name) for name in job.prompt_sources if not SPLIT.fullmatch(name)]
     names += [reward.name.partition(":")[0] for reward in job.rewards if is_plugin(reward.name)]
     names += [job.calibration] if job.calibration is not None else []

@@ -34,13 +34,13 @@ VAL = [row(f"a person turns {n} times", "val", length=4) for n in range(4)]
 
 
 def pool(job: Job) -> PromptPool:
-    given = read_source("mine", "train", 4)
+    given = read_source("mine", "train", 4, 20.0)
     made = {"mine": given.prompts}
     return PromptPool(made, {"mine": 1.0}, 0, Curriculum(job.prompts), {"mine": {"too long": 2}})
 
 
 def validation(job: Job) -> dict[str, Any]:
-    return {"mine": read_source("mine", "val", 4).prompts}
+    return {"mine": read_source("mine", "val", 4, 20.0).prompts}
 
 
 @pytest.fixture
