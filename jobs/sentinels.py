@@ -20,17 +20,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from rl_motion.config import Job
 from rl_motion.config.load import load_job
+from rl_motion.evaluation.hacks import HACKS, Hack, Planted
 from rl_motion.evaluation.selection import draw, make_units
 from rl_motion.evaluation.sentinels import (
     FLOORS,
@@ -45,6 +47,7 @@ from rl_motion.evaluation.sentinels import (
     read_bands,
     write_bands,
 )
+from rl_motion.models.zoo import RETRIEVAL, locate
 from rl_motion.motion.features import FPS, joints_to_features
 from rl_motion.types import Motions, Normalisation, Representation, Unit
 
@@ -339,6 +342,53 @@ def honest(
         told = [f"{name} {sum(counts[name, prompts])} of {len(counts[name, prompts])}" for name in names]
         every = [flag for name in names for flag in counts[name, prompts]]
         typer.echo(f"{prompts} prompts: flagged {sum(every)} of {len(every)} ({', '.join(told)})")
+
+
+def plant(rows: Rows, drawn: Drawn, hack: Hack, strength: float) -> Rows:
+    """A base's motions with a hack planted, measured anew."""
+    tensors = safetensors.load_file(str(locate("tmr-embedded", RETRIEVAL) / "model.safetensors"))
+    std_D = tensors["std_D"].clamp(min=1e-3)
+
+    def pieces() -> Iterator[tuple[Unit, Motions]]:
+        start = 0
+        for unit in units_of(drawn):
+            part = slice(start, start + unit.batch)
+            features, length = torch.from_numpy(rows.features[part]), torch.from_numpy(rows.length[part])
+            # The reward of unit and lengths at hand, not of those that the loop comes to.
+            reward = partial(_rewarded, unit, length)
+            with torch.no_grad():
+                yield unit, as_motions(hack(Planted(features, length, SAMPLES, std_D, reward), strength), length)
+            start += unit.batch
+
+    return measure(pieces())
+
+
+def _rewarded(unit: Unit, length_B: Tensor, features_BFD: Tensor) -> Tensor:
+    reward_B: Tensor = scorer()(as_motions(features_BFD, length_B), unit)
+    return reward_B
+
+
+@app.command()
+def hacks(
+    out: Out = Path("runs/sentinels"),
+    only: Annotated[str | None, typer.Option(help="One hack by its name")] = None,
+) -> None:
+    """Plant every hack in motions of the base on unseen prompts; print the reward's change and what flags it."""
+    torch.set_num_threads(1)
+    bands = bands_of("first")
+    drawn = Drawn("target/val", 101, 1101)
+    base = rows_of(Source("mdm-embedded"), drawn, out)
+    before = float(base.values["reward"].mean())
+    typer.echo(f"| hack | strength | reward ({before:.3f}) | flagged by, of {PROMPTS} prompts | of 24 |")
+    typer.echo("| --- | --- | --- | --- | --- |")
+    for name, (hack, strengths) in HACKS.items():
+        for strength in strengths if only in (None, name) else ():
+            spoilt = plant(base, drawn, hack, strength)
+            alarms = judge(spoilt.statistics(), base.statistics(), bands)
+            halves = [bool(judge(*pair, bands)) for pair in evaluations(spoilt, base, 24)]
+            told = ", ".join(f"{alarm.name} {alarm.ratio:.2f} x" for alarm in alarms[:4]) or "**nothing**"
+            gained = float(spoilt.values["reward"].mean()) - before
+            typer.echo(f"| {name} | {strength:g} | {gained:+.3f} | {told} | {sum(halves)} of {len(halves)} |")
 
 
 if __name__ == "__main__":
