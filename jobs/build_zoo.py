@@ -1,4 +1,4 @@
-"""Rebuild the small weights in rl_motion/zoo: text encoder, TMR, base denoisers, supervised upper bound.
+"""Rebuild the small weights in rl_motion/zoo: text encoder, TMR, evaluator, base denoisers, supervised upper bound.
 
     python jobs/build_zoo.py all                     # everything; then jobs/zoo_cards.py
     python jobs/build_zoo.py denoiser --kind t2m_unet --predicts epsilon --seed 1
@@ -6,13 +6,15 @@
 On one core the text encoder takes 3 minutes, TMR 7, each MDM about 20 and each U-Net about 42.
 
 The denoisers see source/train; the upper bound also target/train; TMR sees the motion of both (the owner of the
-target data shares a trained evaluator, not the data). Nothing sees val or test.
+target data shares a trained evaluator, not the data), and so does the evaluator, which is never a reward: other
+motions, other networks, words of its own. Nothing sees val or test.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +22,11 @@ import torch
 import typer
 
 from rl_motion.config import ScheduleConfig
-from rl_motion.data.embedded import WORDINGS, clips, make_prompt, splits
+from rl_motion.data import worlds
+from rl_motion.data.embedded import WORDINGS, Clips, clips, make_prompt, splits
+from rl_motion.data.worlds import FIRST, SECOND, World
 from rl_motion.models.denoiser import MotionSpace
+from rl_motion.models.guo import GuoConfig
 from rl_motion.models.mdm import MDMConfig
 from rl_motion.models.pretraining import (
     MotionText,
@@ -33,10 +38,11 @@ from rl_motion.models.pretraining import (
     train_text_encoder,
     train_tmr,
 )
+from rl_motion.models.pretraining_evaluator import Captioned, train_evaluator
 from rl_motion.models.t2m_unet import T2MUnetConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
-from rl_motion.models.zoo import DENOISERS, ZOO, CheckpointConfig, network_shape, save_checkpoint
+from rl_motion.models.zoo import DENOISERS, ZOO, CheckpointConfig, network_shape, save_checkpoint, save_evaluator
 from rl_motion.motion.features import FEET
 from rl_motion.protocols import PredictionType
 
@@ -58,6 +64,18 @@ SHAPES: dict[str, Callable[[TextEncoder], MDMConfig | T2MUnetConfig]] = {
     ),
 }  # fmt: skip
 """Of the denoisers by kind, for the zoo's text encoder."""
+EVALUATOR_SHAPE = GuoConfig(
+    movement_latent=80, motion_hidden=64, text_hidden=48, coembedding=64, word_size=32, dropout=0.1
+)
+EVALUATOR_CLIPS = 12_000
+"""Motions per split in an evaluator's training."""
+EVALUATORS: dict[str, tuple[World, tuple[str, ...], int]] = {
+    "first": (FIRST, ("source/train", "target/train"), 48),
+    "second": (SECOND, ("second/train",), 32),
+}
+"""Worlds with the splits that their evaluators may see, and the canvas: above the longest motion, as converted motion
+may exceed it by a frame."""
+WorldName = Literal["first", "second"]
 Kind = Literal["mdm", "t2m_unet"]
 Zoo = Annotated[Path, typer.Option(help="Where the weights go.")]
 
@@ -136,6 +154,37 @@ def tmr(zoo: Zoo = ZOO, steps: int = 5000, seed: int = 0) -> None:
     save_checkpoint(zoo / "tmr-embedded", model, config, MotionSpace(data.mean_D, data.std_D))
 
 
+def _captioned(made: Sequence[Clips]) -> tuple[list[Captioned], list[str]]:
+    """Clips of some splits for an evaluator, and their distinct captions."""
+    captions = sorted({c for part in made for c in part.captions})
+    index = {c: i for i, c in enumerate(captions)}
+    parts = []
+    for part in made:
+        meanings = {c.key: i for i, c in enumerate(dict.fromkeys(part.claims))}
+        parts.append(
+            Captioned(
+                torch.from_numpy(part.features_NFD),
+                torch.from_numpy(part.length_N),
+                torch.tensor([index[c] for c in part.captions]),
+                torch.tensor([meanings[c.key] for c in part.claims]),
+            )
+        )
+    return parts, captions
+
+
+@app.command()
+def evaluator(zoo: Zoo = ZOO, world: WorldName = "first", steps: int = 4000, seed: int = 900) -> None:
+    """The evaluator of a world, on motion and captions of its train splits that nothing else was trained on."""
+    given, names, canvas = EVALUATORS[world]
+    parts, captions = _captioned([worlds.clips(name, EVALUATOR_CLIPS, seed) for name in names])
+    recipe = Recipe(steps=steps, learning_rate=2e-3, seed=seed)
+    model = train_evaluator(
+        parts, captions, replace(EVALUATOR_SHAPE, max_frames=canvas), recipe, _report(given.evaluator, steps),
+        fps=given.fps, representation=given.representation,
+    )  # fmt: skip
+    save_evaluator(zoo / given.evaluator, model)
+
+
 @app.command()
 def denoiser(  # noqa: PLR0913, PLR0917 - the options of a command
     zoo: Zoo = ZOO,
@@ -170,9 +219,11 @@ def _default_name(kind: str, predicts: PredictionType) -> str:
 
 @app.command(name="all")
 def everything(zoo: Zoo = ZOO) -> None:
-    """Text encoder, TMR, three bases and the upper bound, one after the other."""
+    """Text encoder, TMR, two evaluators, three bases and the upper bound, one after the other."""
     text(zoo)
     tmr(zoo)
+    evaluator(zoo)
+    evaluator(zoo, world="second")
     denoiser(zoo)
     denoiser(zoo, name="mdm-embedded-b", seed=0)
     denoiser(zoo, name="mdm-embedded-upper", seed=0, upper_bound=True)

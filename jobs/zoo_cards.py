@@ -4,12 +4,14 @@
     python jobs/zoo_cards.py --only t2m-unet-embedded          # one
 
 The retrieval model: recall on the test splits, agreement with the oracle on what the base makes and on real motion with
-contradicting captions. The denoisers: oracle success on `original` (source/test) and `held_out` (target/test).
+contradicting captions. The evaluator: R-precision on the test splits, and the same agreement. The denoisers: oracle
+success on `original` (source/test) and `held_out` (target/test).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from random import Random
 from typing import Annotated, Any
 
@@ -24,13 +26,15 @@ from rl_motion.data.oracle import check
 from rl_motion.evaluation.retrieval import auc, recall_at
 from rl_motion.evaluation.selection import draw
 from rl_motion.evaluation.statistics import bootstrap_mean
-from rl_motion.models.zoo import ZOO, RetrievalModel, load_denoiser, load_tmr, names
+from rl_motion.models.evaluator import Evaluator
+from rl_motion.models.zoo import ZOO, RetrievalModel, load_denoiser, load_evaluator, load_tmr, names
 from rl_motion.motion.features import features_to_joints
 from rl_motion.policies import DiffusionPolicy
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 
 SEED = 30_000
 REPLICATIONS = 20
+BATCH = 32
 GUIDANCE = 2.5
 NETWORKS = {
     "mdm": "MDM `trans_enc` (arXiv:2209.14916)",
@@ -61,7 +65,26 @@ def _recall(model: RetrievalModel) -> dict[str, tuple[float, float]]:
     return {name: (float(np.mean(v)), float(np.std(v))) for name, v in found.items()}
 
 
-def _contradicted(model: RetrievalModel) -> dict[str, float | None]:
+def _precision(model: Evaluator) -> dict[str, list[tuple[float, float]]]:
+    """Mean and standard deviation of R-precision top-1, 2, 3 in batches of 32 different combinations, by split."""
+    found = {}
+    for split in ("source/test", "target/test"):
+        made = []
+        for replication in range(REPLICATIONS):
+            real = clips(split, len(splits()[split]), SEED + 200 + replication)
+            motion_NC = model.embed_motions(
+                _motions(torch.from_numpy(real.features_NFD), torch.from_numpy(real.length_N))
+            )
+            text_NC = model.embed_texts(real.captions)
+            order = np.random.default_rng(SEED + replication).permutation(len(real.captions))
+            for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
+                similarity = -torch.cdist(text_NC[rows], motion_NC[rows]).numpy()
+                made.append([recall_at(similarity, k) for k in (1, 2, 3)])
+        found[split] = list(zip(np.mean(made, 0), np.std(made, 0), strict=True))
+    return found
+
+
+def _contradicted(model: RetrievalModel | Evaluator) -> dict[str, float | None]:
     """AUC between the scores of true and of contradicting captions, real test motion, by kind and action."""
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for split in ("source/test", "target/test"):
@@ -69,8 +92,8 @@ def _contradicted(model: RetrievalModel) -> dict[str, float | None]:
         pairs = [(i, k, render(o, rng)) for i, c in enumerate(real.claims) for k, o in contradictions(c).items()]
         row = [i for i, _, _ in pairs]
         motions = _motions(torch.from_numpy(real.features_NFD[row]), torch.from_numpy(real.length_N[row]))
-        true_P = model.similarity(motions, [real.captions[i] for i in row]).tolist()
-        false_P = model.similarity(motions, [text for _, _, text in pairs]).tolist()
+        true_P = _fit(model, motions, [real.captions[i] for i in row]).tolist()
+        false_P = _fit(model, motions, [text for _, _, text in pairs]).tolist()
         for (i, kind, _), true, false in zip(pairs, true_P, false_P, strict=True):
             claim = real.claims[i]
             side = "clockwise" if "clockwise" in claim.side else "left/right"
@@ -109,12 +132,19 @@ def _success(denoiser: str) -> dict[str, Any]:
     return out
 
 
-def _agreement(model: RetrievalModel, denoiser: str) -> dict[str, float | None]:
-    """AUC of the reward for the oracle's verdict on what the base makes of target/test captions, per action."""
+def _fit(model: RetrievalModel | Evaluator, motions: Motions, texts: Sequence[str]) -> torch.Tensor:
+    """How well motion i fits text i [B]: the cosine, or the negative distance."""
+    if isinstance(model, RetrievalModel):
+        return model.similarity(motions, texts)
+    return -(model.embed_motions(motions) - model.embed_texts(texts)).norm(dim=-1)
+
+
+def _agreement(model: RetrievalModel | Evaluator, denoiser: str) -> dict[str, float | None]:
+    """AUC of a model for the oracle's verdict on what the base makes of target/test captions, per action."""
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for prompt, success, motion in _sampled(denoiser, list(draw(prompts("target/test"), 128, seed=SEED)), 4):
         for key in ("all", prompt.group):
-            scores[key].append((model.similarity(motion, [prompt.text]).item(), success))
+            scores[key].append((_fit(model, motion, [prompt.text]).item(), success))
     return {key: auc(*zip(*pairs, strict=True)) for key, pairs in sorted(scores.items())}
 
 
@@ -156,6 +186,48 @@ Measured at model seed {SEED}. {LICENCE}
 """
 
 
+def _evaluator_card(name: str, base: str) -> str:
+    model = load_evaluator(name)
+    size, words, shape = sum(p.numel() for p in model.parameters()), len(model.vocabulary.words), model.guo.config
+    widths = (
+        f"movement {shape.movement_latent}, GRU of motion {shape.motion_hidden}, of text {shape.text_hidden}, common "
+        f"space {shape.coembedding}"
+    )
+    rows = [
+        f"| {split} | {' | '.join(f'{mean:.3f} ({sd:.3f})' for mean, sd in values)} |"
+        for split, values in _precision(model).items()
+    ]
+    return f"""# {name}
+
+Guo et al.'s text-to-motion evaluator (CVPR 2022), {size / 1e6:.2f} M parameters as float16: {widths}.
+It judges, and is never a reward: other networks, another text encoder ({words} words of its own with their parts of
+speech), other motions and other seeds than `tmr-embedded`. Points are compared by Euclidean distance. The statistics
+are its own, the root's motion weighted.
+Trained contrastively on motion and captions of source/train and target/train; chosen on val; never on val or test.
+
+## R-precision, text to motion, test combinations (unseen)
+
+Batches of {BATCH} different combinations, the last incomplete one dropped, real motion; mean (standard deviation) over
+the batches of {REPLICATIONS} draws:
+
+| | top-1 | top-2 | top-3 |
+| --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+## Agreement with the oracle
+
+AUC of the negative distance for the oracle's verdict, 512 motions that `{base}` makes of target/test captions:
+
+{_table(_agreement(model, base))}
+
+AUC between true and contradicting captions of real test motion, by what is contradicted:
+
+{_table(_contradicted(model))}
+
+Measured at seed {SEED}. {LICENCE}
+"""
+
+
 def _denoiser_card(name: str, kind: str) -> str:
     measured, denoiser = _success(name), load_denoiser(name)
     schedule, size = denoiser.schedule, sum(p.numel() for p in denoiser.network.parameters())
@@ -194,8 +266,13 @@ def main(
     """Write the cards."""
     torch.set_grad_enabled(False)
     kinds = {name: kind for kind in NETWORKS for name in names({kind})}
-    for name in [only] if only else ["tmr-embedded", *kinds]:
-        card = _tmr_card(base) if name == "tmr-embedded" else _denoiser_card(name, kinds[name])
+    for name in [only] if only else ["tmr-embedded", "guo-embedded", *kinds]:
+        if name == "tmr-embedded":
+            card = _tmr_card(base)
+        elif name == "guo-embedded":
+            card = _evaluator_card(name, base)
+        else:
+            card = _denoiser_card(name, kinds[name])
         (ZOO / name / "README.md").write_text(card, encoding="utf-8")
         typer.echo(card)
 

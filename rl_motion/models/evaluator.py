@@ -19,7 +19,6 @@ from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.guo import SEGMENT, Guo
 from rl_motion.models.layers import check_statistics, valid_mask
 from rl_motion.motion.convert import converted, convertible
-from rl_motion.motion.rotations import FloatArray
 from rl_motion.prompts.words import parse
 from rl_motion.types import Motions, Normalisation
 
@@ -82,26 +81,14 @@ class Evaluator(nn.Module):
         fps: frames per second of the motion that it reads; other motion is converted first.
         representation: of the motion that it reads.
         vocabulary: the words that it knows; the others share one vector.
-        offsets_J3: the bones that converted motion gets; None for the representation's own.
         sha256: hash of the weights file that it was loaded from; empty before it is saved.
     """
 
     mean_D: Tensor
     std_D: Tensor
 
-    def __init__(
-        self,
-        guo: Guo,
-        vocabulary: Vocabulary,
-        words_VW: Tensor,
-        space: MotionSpace,
-        *,
-        offsets_J3: FloatArray | None = None,
-    ) -> None:
+    def __init__(self, guo: Guo, vocabulary: Vocabulary, words_VW: Tensor, space: MotionSpace) -> None:
         """Combine networks with their words, a vector each, and the space that they were trained in.
-
-        `offsets_J3`: the bones that converted motion gets, those of the training's bodies; by default the
-        representation's own (`rl_motion/motion/convert.py`).
 
         Raises:
             ValueError: statistics or vectors of another shape, a deviation that is not positive, or another tagger's
@@ -117,7 +104,7 @@ class Evaluator(nn.Module):
                 f"got an evaluator of {guo.config.pos_size} parts of speech; want the {len(POS)} of the project's "
                 "tagger; train it on these"
             )
-        self.guo, self.vocabulary, self.offsets_J3 = guo, vocabulary, offsets_J3
+        self.guo, self.vocabulary = guo, vocabulary
         self.vectors = nn.Embedding.from_pretrained(words_VW.detach().clone(), freeze=False)
         self.register_buffer("mean_D", space.mean_D.detach().clone())
         self.register_buffer("std_D", space.std_D.detach().clone())
@@ -176,7 +163,7 @@ class Evaluator(nn.Module):
                 f"got {motions.representation} motion; want {self.representation} or what can be converted to it; "
                 "choose an evaluator of that representation"
             )
-        return converted(motions, self.representation, self.fps, offsets_J3=self.offsets_J3)
+        return converted(motions, self.representation, self.fps)
 
     def _check(self, motions: Motions) -> None:
         shape, canvas = self.guo.config, self.guo.config.max_frames

@@ -225,8 +225,6 @@ def save_evaluator(directory: Path, evaluator: Evaluator) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"network.{k}": v.half() for k, v in evaluator.guo.state_dict().items()}
     tensors |= {"words_VW": evaluator.vectors.weight.half(), "mean_D": evaluator.mean_D, "std_D": evaluator.std_D}
-    if evaluator.offsets_J3 is not None:
-        tensors["offsets_J3"] = torch.from_numpy(evaluator.offsets_J3)
     save_file({k: v.detach().contiguous() for k, v in tensors.items()}, directory / "model.safetensors")
     config = EvaluatorConfig(
         kind="guo",
@@ -256,7 +254,6 @@ def load_evaluator(name_or_dir: str | Path) -> Evaluator:
         content = (path / "model.safetensors").read_bytes()
         tensors = load(content)
         refuse_not_finite(tensors)
-        offsets_J3 = tensors.pop("offsets_J3").numpy() if "offsets_J3" in tensors else None
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
         space = MotionSpace(tensors.pop("mean_D"), tensors.pop("std_D"), config.fps, config.representation)
         words_VW = tensors.pop("words_VW")
@@ -266,7 +263,7 @@ def load_evaluator(name_or_dir: str | Path) -> Evaluator:
     network_class, shape_class = EVALUATORS[config.kind]
     guo = _network(path, weights, lambda: network_class(shape_class(**config.network)))
     try:
-        evaluator = Evaluator(guo, vocabulary, words_VW, space, offsets_J3=offsets_J3)
+        evaluator = Evaluator(guo, vocabulary, words_VW, space)
     except ValueError as error:
         raise broken(path, error) from error
     evaluator.sha256 = hashlib.sha256(content).hexdigest()
