@@ -129,7 +129,7 @@ _SMOKE_SETS = (
     "train.samples_per_prompt=2", "evaluation.prompts=3", "evaluation.samples_per_prompt=1",
     "evaluation.page_prompts=0", "tracking.mlflow_uri=null",
 )  # fmt: skip
-_ITERATION_S, _MOTION_S, _START_S = 2.5 / 192, 0.016, 15.0
+_SAMPLE_S, _MOTION_S, _START_S = 2.5 / 192, 0.022, 15.0
 """A sample of training, a motion of an examination, a process: guesses for what is left, for the first steps alone."""
 
 
@@ -204,7 +204,7 @@ class Experiment:
         samples = job.train.iterations * job.train.prompts_per_iteration * job.train.samples_per_prompt
         arm = f"seed{seed}"
         measured = self._step(arm, lambda part: self.ask(arm, part, job, run.folder / "adapter"), self.parts)
-        return [training_step(run, _START_S + samples * _ITERATION_S), measured]
+        return [training_step(run, _START_S + samples * _SAMPLE_S), measured]
 
     def tables(self) -> list[Table]:
         """From the measurements: what was learned, and what was kept."""

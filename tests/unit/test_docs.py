@@ -105,7 +105,7 @@ def complaint_rl_motion(words: list[str]) -> str | None:
 def complaint_script(words: list[str]) -> str | None:
     """What is wrong with `python WORDS`: no script of jobs/, or an option that its help does not name."""
     script = words[0] if words else ""
-    if not re.fullmatch(r"jobs/\w+\.py", script) or not (ROOT / script).is_file():
+    if not re.fullmatch(r"jobs/[\w/]+\.py", script) or not (ROOT / script).is_file():
         return f"no script {script!r} in jobs/"
     _, text = run(sys.executable, script, "--help")
     unknown = [word for word in words[1:] if word.startswith("-") and word.partition("=")[0] not in text]
