@@ -162,7 +162,8 @@ def pigeonhole_interval(votes_RP: NDArray[np.float64]) -> Ends | None:
 def sign_test(for_: int, against: int) -> float:
     """The exact two-sided p of a fair coin: ties are left out; 1 where there is nothing else."""
     n, most = for_ + against, max(for_, against)
-    return min(1.0, 2 * sum(comb(n, k) for k in range(most, n + 1)) / 2**n)
+    tail: int = sum(comb(n, k) for k in range(most, n + 1))
+    return min(1.0, float(2 * tail / 2**n))
 
 
 def as_json(results: Mapping[str, Result], key: Key) -> dict[str, Any]:

@@ -185,7 +185,8 @@ def _estimate(report: Report, path: Sequence[str]) -> Estimate | None:
             "{value, low, high, n}; make it anew with `rl-motion resume RUN`, which evaluates the run again"
         )
     n = tree.get("n")
-    return Estimate(*ends, n=n if isinstance(n, int) else 0)
+    value, low, high = ends
+    return Estimate(value, low, high, n if isinstance(n, int) else 0)
 
 
 def _is_number(value: Any) -> bool:

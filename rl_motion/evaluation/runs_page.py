@@ -12,7 +12,7 @@ from rl_motion.evaluation.charts import class_bars, curve_charts
 from rl_motion.evaluation.evaluate import BASE, TUNED
 from rl_motion.evaluation.format import number
 from rl_motion.evaluation.kept import trained_texts
-from rl_motion.evaluation.lines import Report, conventions_of, not_measured, splits_of
+from rl_motion.evaluation.lines import Report, conventions_of, not_measured
 from rl_motion.evaluation.markdown import held_out_metrics
 from rl_motion.evaluation.summary import JobRow
 from rl_motion.motion.viewer import Extras, Panel, Row, motion_page
@@ -39,7 +39,7 @@ def runs_page(rows: Sequence[JobRow], kept: Mapping[str, Kept], lacks: Sequence[
         card("Held-out prompts, job by job", _beside(rows)) if len(rows) > 1 else "",
         *(part for row in rows for part in _job(row)),
         card("Learning", curve_charts({run.name: run.rows for run in runs})),
-        card("What was held out, and how", items(_held_out(rows, kept))),
+        card("What was held out, and how", items(list(_held_out(rows, kept)))),
         card(
             "How to read this",
             items([*lacks, *not_measured(reports), *_reading(rows), *conventions_of(reports)]),
@@ -136,8 +136,9 @@ def _held_out(rows: Sequence[JobRow], kept: Mapping[str, Kept]) -> Iterator[str]
         sources = ", ".join(job.prompts.sources)
         validation = ", ".join(job.prompts.validation) if job.evaluation.validate_every else "nothing"
         counts = ", ".join(
-            f"{split_name(name)} = {job.evaluation.splits[name]}, {examined['prompts'][name]} prompts"
-            for name in splits_of(row.runs[0].report)
+            f"{split_name(name)} = {split}, {examined['prompts'][name]} prompts"
+            for name, split in job.evaluation.splits.items()
+            if name in examined["prompts"]
         )
         yield f"{row.label}: trained on the captions of {sources}, without motion; validated on {validation}"
         yield (

@@ -136,7 +136,7 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
 def _read_report(folder: Path) -> Report:
     path = folder / "report.json"
     try:
-        report = json.loads(read_whole(path, _MAX_BYTES))
+        report: dict[str, Any] = json.loads(read_whole(path, _MAX_BYTES))
     except FileNotFoundError:
         raise UserError(
             f"{folder}: got no report.json, as the run has not come to its end; want a run that was evaluated; wait "
