@@ -269,7 +269,7 @@ def calibrate(
     out: Out = Path("runs/sentinels"),
     write: Annotated[Path, typer.Option(help="The file of bands")] = BANDS,
 ) -> None:
-    """Write the bands of the first dialect and, with --cmu, those of that data."""
+    """Write the bands of both dialects and, with --cmu, those of that data."""
     torch.set_num_threads(1)
     worlds = read_bands(write) if write.is_file() else {}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in FLOORS}
@@ -281,8 +281,9 @@ def calibrate(
         words = "  ".join(f"{name} {np.exp(centre):.2f}" for name, (centre, _) in line.items())
         typer.echo(f"{honest.name}: {honest.tuned.name} / {honest.base.name}, {honest.drawn.split}: {words}")
     worlds["first"] = Bands("first", float(FPS), {name: band_of(name, pairs) for name, pairs in found.items()}, None)
+    worlds["second"] = real_bands("second", second_motions(), worlds["first"])
     if cmu is not None:
-        worlds["cmu"] = Bands("cmu", float(FPS), real_bands(cmu_motions(cmu)), None)
+        worlds["cmu"] = real_bands("cmu", cmu_motions(cmu), worlds["first"])
     write_bands(write, worlds)
     for world, bands in read_bands(write).items():
         typer.echo(f"{world}, {PROMPTS} prompts: " + "  ".join(_band_in_words(bands, name) for name in bands.bands))
@@ -303,14 +304,28 @@ def cmu_motions(folder: Path) -> list[Motions]:
     return [as_motions(torch.from_numpy(clip)[None], torch.tensor([len(clip)])) for clip in clips]
 
 
-def real_bands(motions: Sequence[Motions]) -> dict[str, Band]:
-    """Of real motion alone: two evaluations of other clips differ by nothing but chance, unpaired."""
+def second_motions(number: int = 192) -> list[Motions]:
+    """Clips of the second dialect."""
+    from rl_motion.data.worlds import SECOND, clips
+
+    made = clips("second/train", number, seed=4000)
+    features, length = torch.from_numpy(made.features_NFD), torch.from_numpy(made.length_N)
+    pairs = zip(features.split(1), length.split(1), strict=True)
+    return [Motions(x, n, SECOND.fps, SECOND.representation, Normalisation.NONE) for x, n in pairs]
+
+
+def real_bands(world: str, motions: Sequence[Motions], first: Bands) -> Bands:
+    """Of a world without models: the first dialect's bands, as wide as chance makes two sets of its real motion differ.
+
+    Real motion alone cannot say what honest models do to what it lacks (bones that drift, features that disagree).
+    """
     rows = [of_unit(motion, 1) for motion in motions]
     bands = {}
-    for name in [name for name in FLOORS if name in rows[0]]:
+    for name in [name for name in first.bands if name in rows[0]]:
         value_N = np.array([row[name].item() for row in rows]) + FLOORS[name]
-        bands[name] = band_of(name, [(0.0, float(np.sqrt(2) * value_N.std(ddof=1) / value_N.mean()))])
-    return bands
+        unpaired = float(np.sqrt(2) * value_N.std(ddof=1) / value_N.mean())
+        bands[name] = replace(first.bands[name], sigma=max(first.bands[name].sigma, unpaired))
+    return Bands(world, motions[0].fps, bands | {n: first.bands[n] for n in first.bands if n not in bands}, None)
 
 
 def evaluations(tuned: Rows, base: Rows, prompts: int) -> Iterator[tuple[Statistics, Statistics]]:

@@ -144,7 +144,9 @@ def test_packaged_bands_are_whole():
     assert first.fps == 20.0
     assert set(first.bands) == set(FLOORS)
     assert all(first.at(name, 10**9)[1] < 1.5 for name in FLOORS if name not in {"diversity", "travel"})
-    assert bands_of("cmu").bands.keys() == set(FLOORS) - {"diversity", "spread"}
+    assert {name: bands.fps for name, bands in packaged_bands().items()} == {"first": 20.0, "cmu": 20.0, "second": 12.5}
+    for other in packaged_bands().values():
+        assert all(other.bands[name].sigma >= band.sigma for name, band in first.bands.items())
 
 
 def test_bands_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path):
