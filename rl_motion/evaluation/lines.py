@@ -178,7 +178,7 @@ def _estimate(report: Report, path: Sequence[str]) -> Estimate | None:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     if tree is None:
         return None
-    ends = [tree.get(name) for name in ("value", "low", "high")] if isinstance(tree, Mapping) else [None]
+    ends: list[Any] = [tree.get(name) for name in ("value", "low", "high")] if isinstance(tree, Mapping) else [None]
     if not _is_number(ends[0]) or not all(end is None or _is_number(end) for end in ends[1:]):
         raise UserError(
             f"report.json: got {'.'.join(path)} without a finite `value`, or with ends that are no numbers; want "

@@ -164,6 +164,12 @@ def test_the_commands_of_pools_exist() -> None:
     assert {command: why for command in found if (why := complaint(command))} == {}
 
 
+def test_the_commands_of_reports_exist() -> None:
+    found = commands((ROOT / "docs" / "report.md").read_text(encoding="utf-8"))
+    assert any("--ab-answers" in command for command in found)
+    assert {command: why for command in found if (why := complaint(command))} == {}
+
+
 def test_missing_links_are_seen(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(
