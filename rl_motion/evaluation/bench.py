@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
+
+import numpy as np
+import torch
 
 from rl_motion.config import Job
+from rl_motion.data import worlds
 from rl_motion.evaluation.embedding import MotionEvaluator, Real
 from rl_motion.evaluation.guarantees import Combination, Seen
-from rl_motion.evaluation.oracle_success import Judging, embedded_judge
+from rl_motion.evaluation.oracle_success import Judging
+from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate, names
 from rl_motion.rewards.combine import Term
 from rl_motion.rewards.of_job import job_terms
-from rl_motion.types import Prompt, Representation
+from rl_motion.types import Motions, Normalisation, Prompt
 
-EMBEDDED = Judging(embedded_judge, frozenset({Representation.HUMANML3D_263}))
+REAL_SEED = 40_000
+"""Of the real motion that is compared with: no model and no evaluator was trained on it."""
+REAL_PER_PROMPT = 2
+"""For two halves; where an action's share of the combinations is small, the halves are somewhat smaller than the
+prompts are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +31,62 @@ class Bench:
     """By split: its prompts, who judges success, which evaluator embeds, and real motion for some of its prompts.
 
     judging: None for splits that nobody can judge.
-    evaluator: None where there is none, for all splits or for one; without it the field's metrics are left out.
-    real: (split, prompts) -> motions to compare with, of the prompts' actions; None where there are none.
-    seen: what the job has read, of which nothing may be evaluated.
+    evaluator: None where there is none; without it the field's metrics are left out.
+    real: motion to compare with, of the prompts' actions; None where there is none.
     combination: what a text asks for, whatever its wording; None: only ids and texts are compared.
+    seen: what the job has read, of which nothing may be evaluated.
     """
 
     prompts: Callable[[str], Sequence[Prompt]]
     terms: Sequence[Term]
-    judging: Callable[[str], Judging | None] = field(default=lambda split: EMBEDDED)
-    evaluator: Callable[[str], MotionEvaluator | None] | None = None
-    real: Callable[[str, Sequence[Prompt]], Real | None] | None = None
+    judging: Callable[[str], Judging | None] = lambda split: None
+    evaluator: Callable[[str], MotionEvaluator | None] = lambda split: None
+    real: Callable[[str, Sequence[Prompt]], Real | None] = lambda split, prompts: None
+    combination: Callable[[str], Combination | None] = lambda split: None
     seen: Seen = field(default_factory=Seen)
-    combination: Combination | None = None
 
 
 def embedded_bench(job: Job) -> Bench:
-    """The embedded world's prompts and oracle, and the job's own rewards."""
-    from rl_motion.data.embedded import prompts
-    from rl_motion.data.oracle_reading import read
+    """The embedded worlds: prompts, oracle, evaluators and real motion of each split's own; the job's own rewards."""
+    config = CheckpointConfig.model_validate_json((locate(job.model.name, DENOISERS) / "config.json").read_text())
+    return Bench(
+        prompts=lambda split: worlds.prompts(split, config.fps),
+        terms=job_terms(job),
+        judging=judging_of,
+        evaluator=cache(evaluator_of),
+        real=real_of,
+        combination=lambda split: worlds.world_of(split).read,
+    )
 
-    return Bench(prompts=prompts, terms=job_terms(job), combination=read)
+
+def evaluator_of(split: str) -> MotionEvaluator | None:
+    """The packaged one of the split's world; None where it is not packaged."""
+    name = worlds.world_of(split).evaluator
+    return load_evaluator(name) if name in names(EVALUATORS) else None
+
+
+def judging_of(split: str) -> Judging:
+    """The oracle, for captions of the split's world and every body that it knows."""
+    world = worlds.world_of(split)
+    return Judging(lambda representation: partial(world.success, representation), worlds.JUDGED)
+
+
+def real_of(split: str, prompts: Sequence[Prompt]) -> Real:
+    """Captioned motion of the split's world, all combinations alike; the actions are the claims'."""
+    world, (domain, part) = worlds.world_of(split), split.split("/")
+    halves = [f"source/{part}", f"target/{part}"] if domain == "first" else [split]
+    number = -(-REAL_PER_PROMPT * len(prompts) // len(halves))
+    parts = [worlds.clips(half, number, REAL_SEED) for half in halves]
+    features_NFD = np.concatenate([clips.features_NFD for clips in parts])
+    length_N = np.concatenate([clips.length_N for clips in parts])
+    return Real(
+        Motions(
+            torch.from_numpy(features_NFD),
+            torch.from_numpy(length_N),
+            world.fps,
+            world.representation,
+            Normalisation.NONE,
+        ),
+        [caption for clips in parts for caption in clips.captions],
+        [claim.action for clips in parts for claim in clips.claims],
+    )

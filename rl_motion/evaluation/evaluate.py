@@ -156,7 +156,8 @@ def evaluate(
     result = Evaluation(splits=dict((splits or job.evaluation.splits).items()))
     for split, source in result.splits.items():
         every = bench.prompts(source)
-        fresh = unseen(every, source, bench.seen, bench.combination)
+        # `train` is measured because it is trained with.
+        fresh = every if split == "train" else unseen(every, source, bench.seen, bench.combination(source))
         if len(fresh) < len(every):
             result.warnings.append(
                 f"{split}: left out {len(every) - len(fresh)} prompts of {source} whose combinations training reads in "
@@ -178,11 +179,11 @@ def evaluate(
 
 def _embedded(job: Job, bench: Bench, source: str, prompts: Sequence[Prompt]) -> Embedded | None:
     """An empty collection of what the evaluator of this split's world sees, beside its real motion."""
-    evaluator = bench.evaluator(source) if bench.evaluator else None
+    evaluator = bench.evaluator(source)
     if evaluator is None:
         return None
     refuse_goal(evaluator.sha256, job)
-    real = bench.real(source, prompts) if bench.real else None
+    real = bench.real(source, prompts)
     return Embedded(
         evaluator, prompts, job.evaluation.samples_per_prompt, None if real is None else embed_real(evaluator, real)
     )
@@ -301,7 +302,7 @@ def _measure(piece: _Piece, arm: str, motions: Motions, joints_BFJ3: Tensor, sco
     left_out = _not_judged(motions.representation, piece.judging)
     success: Sequence[float | None] = [None] * len(prompts)
     if piece.judging is not None and "oracle_success" not in left_out:
-        judge = piece.judging.judge
+        judge = piece.judging.judge(motions.representation)
         verdicts = success_B(joints_BFJ3, motions.length_B, prompts, fps=motions.fps, judge=judge)
         success = [float(verdict) for verdict in verdicts]
     total, rewards = scored.total_B.tolist(), {name: value_B.tolist() for name, value_B in scored.rewards.items()}

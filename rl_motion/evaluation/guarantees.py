@@ -25,10 +25,15 @@ _LOADS = b"load_evaluator"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The prompts that a job reads: those it trains with, and those by which it chooses a checkpoint."""
+    """The prompts that a job reads: those it trains with, and those by which it chooses a checkpoint.
+
+    apart: ids of those that come from the embedded worlds' own train and val splits, which share no combination with a
+    test split (and are in the words of another dialect, which this one's reading would misread).
+    """
 
     trained: Sequence[Prompt] = ()
     validated: Sequence[Prompt] = ()
+    apart: frozenset[str] = frozenset()
 
 
 def refuse_goal(evaluator_sha256: str, job: Job) -> None:
@@ -54,8 +59,8 @@ def refuse_goal(evaluator_sha256: str, job: Job) -> None:
 def unseen(prompts: Sequence[Prompt], split: str, seen: Seen, combination: Combination | None) -> list[Prompt]:
     """The prompts of a split that are new to the job, in order.
 
-    Of `SOMETHING/train` all of them: it is measured because it is trained with. Of `SOMETHING/val`, where settings are
-    chosen, those that are not trained with; of any other those that are not validated with either.
+    Of `SOMETHING/val`, where settings are chosen, those that are not trained with; of any other split those that are
+    not validated with either.
 
     Left out are combinations that training reads in other words. A text counts as such where it has no word that the
     split's prompts lack, so that a caption of real motion with more to it is not taken for one of its words.
@@ -63,10 +68,7 @@ def unseen(prompts: Sequence[Prompt], split: str, seen: Seen, combination: Combi
     Raises:
         UserError: a prompt is read in the same words, or none is left.
     """
-    part = split.rpartition("/")[2]
-    if part == "train":
-        return list(prompts)
-    read = [*seen.trained, *(seen.validated if part != "val" else ())]
+    read = [*seen.trained, *(() if split.endswith("/val") else seen.validated)]
     ids, texts = {prompt.id for prompt in read}, {_plain(prompt.text) for prompt in read}
     leaked = [prompt for prompt in prompts if prompt.id in ids or _plain(prompt.text) in texts]
     if leaked:
@@ -75,7 +77,8 @@ def unseen(prompts: Sequence[Prompt], split: str, seen: Seen, combination: Combi
             "; want prompts that neither training nor validation has read, as figures of others say nothing of new "
             "ones; take them out of prompts.sources and prompts.validation"
         )
-    known = set() if combination is None else _combinations(texts, prompts, combination)
+    foreign = {_plain(prompt.text) for prompt in read if prompt.id not in seen.apart}
+    known = set() if combination is None else _combinations(foreign, prompts, combination)
     fresh = [prompt for prompt in prompts if not known or _asks(prompt.text, combination) not in known]
     if not fresh:
         raise UserError(

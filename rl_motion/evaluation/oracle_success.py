@@ -20,17 +20,10 @@ Judge = Callable[[str, NDArray[np.float32], float], bool]
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """A judge, and the representations of the motion that its rules are fitted to."""
+    """A judge for the joints of each representation, whose bones are its own; `reads` are those that have one."""
 
-    judge: Judge
+    judge: Callable[[Representation], Judge]
     reads: frozenset[Representation]
-
-
-def embedded_judge(caption: str, joints_FJ3: NDArray[np.float32], fps: float) -> bool:
-    """The embedded world's oracle: the caption's rule holds, and the motion stays in the calibrated band."""
-    from rl_motion.data.oracle import check
-
-    return check(caption, joints_FJ3.astype(np.float64), fps).success
 
 
 def success_B(

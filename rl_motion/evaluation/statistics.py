@@ -70,9 +70,10 @@ def paired_ratio(base_N: ArrayLike, tuned_N: ArrayLike, clusters_N: Sequence[str
     return _ratio(tuned_N, base_N, clusters_N, seed) if base_N.sum() > 0 else None
 
 
-def resamples_RC(clusters: int, seed: int) -> NDArray[np.int64]:
+def resamples_RC(clusters: int, seed: int) -> Floats:
     """How often each resample draws each cluster; the same for the same seed and number of clusters."""
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES).astype(np.float64)
 
 
 def _rows(values_N: ArrayLike, clusters_N: Sequence[str]) -> Floats:

@@ -1,5 +1,6 @@
 """Which prompts are drawn, how arms are paired, what is measured: with policies whose motion is known."""
 
+import hashlib
 import zlib
 from dataclasses import replace
 
@@ -9,9 +10,13 @@ import torch
 
 from rl_motion.config import EvaluationConfig, Job, RunFault, TrainConfig, UserError
 from rl_motion.evaluation.diversity import diversity_P
+from rl_motion.evaluation.embedding import Real
 from rl_motion.evaluation.evaluate import Bench, evaluate
+from rl_motion.evaluation.guarantees import Seen
 from rl_motion.evaluation.oracle_success import Judging, success_B
+from rl_motion.evaluation.report import build_report
 from rl_motion.evaluation.selection import SPLITS, draw, make_units
+from rl_motion.models.zoo import ZOO
 from rl_motion.motion.features import FPS, JOINTS, ROOT_HEIGHT
 from rl_motion.motion.skeleton import STANDING_OFFSETS_J3
 from rl_motion.rewards.combine import Term
@@ -95,9 +100,12 @@ def sways(caption, joints_FJ3, fps):
     return bool(abs(joints_FJ3[-1, 21, 0] - joints_FJ3[0, 21, 0]) > 0.06)
 
 
+JUDGING = Judging(lambda representation: sways, frozenset({Representation.HUMANML3D_263}))
+
+
 def bench(**changes):
-    judging = Judging(sways, frozenset({Representation.HUMANML3D_263}))
-    return replace(Bench(prompts=pool, terms=(Term("sway", 2.0, Sway()),), judging=lambda split: judging), **changes)
+    known = Bench(prompts=pool, terms=(Term("sway", 2.0, Sway()),), judging=lambda split: JUDGING)
+    return replace(known, **changes)
 
 
 def run(**policies):
@@ -289,6 +297,105 @@ def test_the_judge_sees_valid_frames_and_the_rows_own_caption():
     verdicts = success_B(torch.zeros(2, 6, 22, 3), torch.tensor([3, 5]), prompts, fps=12.5, judge=judge)
     assert verdicts == [False, True]
     assert seen == [("a", 3, 12.5), ("b", 5, 12.5)]
+
+
+# --- under an evaluator ------------------------------------------------------------
+
+
+class Swing:
+    """Sees how far the right wrist goes; texts ask for 0.2 m."""
+
+    sha256 = "0" * 64
+
+    def embed_motions(self, motions):
+        wrist_BF = -motions.features_BFD[..., JOINTS].unflatten(-1, (21, 3))[:, :, 20, 0]
+        far_B = wrist_BF[:, FRAMES - 1] - wrist_BF[:, 0]
+        return torch.stack([far_B, torch.zeros_like(far_B)], dim=-1)
+
+    def embed_texts(self, texts):
+        return torch.tensor([[0.2, 0.1]]).repeat(len(texts), 1)
+
+
+def real(split, prompts):
+    """Two swings of 0.2 m and more for every prompt."""
+    groups = [prompt.group for prompt in prompts for _ in range(2)]
+    sway_B = 0.02 + 0.01 * torch.rand(len(groups), generator=torch.Generator().manual_seed(0))
+    length_B = torch.full((len(groups),), FRAMES)
+    features = standing_BFD(len(groups), sway_B)
+    motions = Motions(features, length_B, float(FPS), Representation.HUMANML3D_263, Normalisation.NONE)
+    return Real(motions, ["swings"] * len(groups), groups)
+
+
+def test_every_arm_is_embedded_by_the_evaluator_of_its_split_beside_real_motion():
+    asked = []
+
+    def evaluator(split):
+        asked.append(split)
+        return None if split == "source/test" else Swing()
+
+    examined = bench(evaluator=evaluator, real=real)
+    result = evaluate(JOB, {"base": FakePolicy(1.0, "a"), "tuned": FakePolicy(3.0, "b")}, examined)
+    assert asked == list(SPLITS.values())
+    assert set(result.embedded) == {"held_out", "train"}
+    table = result.embedded["held_out"].metrics(seed=0)
+    assert table["difference"]["fid"]["value"] < 0
+    assert table["difference"]["multimodal_distance"]["value"] < 0
+    assert table["tuned"]["fid"]["floor"] == table["real"]["fid"]
+    assert table["tuned"]["fid"]["n"] == 7
+    assert "no batch of 32" in table["not_measured"]["r_precision"]
+    # Rows are prompt-major: replication r is sample r of every prompt.
+    record = result.of("held_out", "tuned")[3]
+    embedded_RPC = np.concatenate(result.embedded["held_out"].motions["tuned"]).reshape(7, 2, -1).swapaxes(0, 1)
+    assert record.sample == 1
+    assert record.distance == pytest.approx(np.linalg.norm(embedded_RPC[1, 1] - [0.2, 0.1]), rel=1e-5)
+    assert {r.distance for r in result.of("original", "base")} == {None}
+
+
+def test_an_evaluator_that_is_the_reward_is_refused_before_anything_is_sampled():
+    class Goal(Swing):
+        sha256 = hashlib.sha256((ZOO / "tmr-embedded" / "model.safetensors").read_bytes()).hexdigest()
+
+    base = FakePolicy(1.0, "a")
+    with pytest.raises(UserError, match="reward 'tmr' reads too"):
+        evaluate(JOB, {"base": base, "tuned": FakePolicy(3.0, "b")}, bench(evaluator=lambda split: Goal()))
+    assert base.units == []
+
+
+def test_prompts_that_were_read_are_refused_and_their_combinations_left_out():
+    policies = {"base": FakePolicy(1.0, "a"), "tuned": FakePolicy(3.0, "b")}
+    leak = pool("target/test")[3]
+    with pytest.raises(UserError, match="1 prompts of target/test"):
+        evaluate(JOB, policies, bench(seen=Seen(trained=[leak])))
+    # `walk 1 of target/test` in other words: the first two tell what is asked for.
+    reads = lambda text: text.split()[:2] == ["walk", "1"] or None  # noqa: E731
+    other = Prompt("x", "walk 1 target/test", FRAMES)
+    result = evaluate(JOB, policies, bench(seen=Seen(trained=[other]), combination=lambda split: reads))
+    assert "walk-1" not in {r.prompt.id[-6:] for r in result.of("held_out", "base")}
+    assert any("left out 1 prompts of target/test" in warning for warning in result.warnings)
+    # What is trained with is measured all the same, as `train`.
+    own = pool("target/train")[0]
+    assert evaluate(JOB, policies, bench(seen=Seen(trained=[own]))).of("train", "base")
+
+
+def test_splits_without_a_judge_are_measured_by_the_rest():
+    result = evaluate(
+        JOB,
+        {"base": FakePolicy(1.0, "a"), "tuned": FakePolicy(3.0, "b")},
+        bench(judging=lambda split: None if split == "target/test" else JUDGING),
+    )
+    assert "no rules" in result.not_judged["oracle_success"]
+    report = build_report(result, JOB, wall_s=0)
+    assert report["base"]["held_out"]["oracle_success"] is None
+    assert report["base"]["original"]["oracle_success"] is not None
+    assert report["difference"]["held_out"]["reward"]["value"] > 0
+
+
+def test_the_first_sample_of_every_prompt_and_arm_is_kept():
+    result = run()
+    kept = [motion for motion in result.motions if motion.split == "held_out"]
+    assert [motion.prompt_id for motion in kept] == [p.id for p in draw(pool("target/test"), 7, seed=11)]
+    np.testing.assert_array_equal(kept[0].joints_by_arm["tuned"], result.shown[0].joints_by_arm["tuned"])
+    assert {motion.split for motion in result.motions} == set(SPLITS)
 
 
 # --- diversity ------------------------------------------------------------
