@@ -57,6 +57,8 @@ def report(gain: float = 0.1, half: float = 0.05, *, seed: int = 0, field: bool 
         fid = {"base": 2.0, "tuned": 2.0 - gain, "real": 0.1, "difference": -gain}
         spread = {"base": 5.0, "tuned": 5.0 + gain, "real": 6.0, "difference": gain}
         of = {arm: {"fid": estimate(fid[arm], half), "diversity": estimate(spread[arm], half)} for arm in fid}
+        judged = {"evaluator": {"auc": estimate(0.9)}, "tmr": {"auc": estimate(0.8), "within_success": estimate(0.4)}}
+        found["agreement"] = {"held_out": {"base": judged, "tuned": judged}}
         found["field"] = {"held_out": {**of, "not_measured": {"r_precision": "8 prompts are no batch of 32"}}}
     return found
 

@@ -59,8 +59,8 @@ _TOP = """<div class="ab"><article id="start" hidden>
 <p id="said" role="status"></p></div>"""
 
 _BOTTOM = """<div class="asks" id="asks" hidden><div>{asked}
-<div class="moves"><span>Keys: <kbd>a</kbd> <kbd>n</kbd> <kbd>b</kbd> answer, <kbd>↑</kbd> <kbd>↓</kbd> choose the
-question, <kbd>Enter</kbd> goes on, <kbd>Space</kbd> plays</span>
+<div class="moves"><span>Keys: <kbd>a</kbd> <kbd>n</kbd> <kbd>b</kbd>, <kbd>↑</kbd> <kbd>↓</kbd> question,
+<kbd>Enter</kbd> goes on, <kbd>Space</kbd> plays</span>
 <button type="button" id="previous"><kbd>←</kbd>Previous</button>
 <button type="button" id="next" class="main"><kbd>→</kbd>Next</button></div></div></div>"""
 
@@ -96,7 +96,7 @@ border-left:.25rem solid transparent;border-radius:.3rem}
 .ask>div,.moves{display:flex;flex-wrap:wrap;gap:.5rem}
 .ask span{font-weight:600}
 .asks button{display:flex;gap:.5rem;align-items:center}
-.ask button{min-width:6rem}
+.ask>div{display:grid;grid-template-columns:6.2rem minmax(10.4rem,auto) 6.2rem}
 .ask button[aria-pressed=true]{background:var(--focus);border-color:var(--focus);color:#fff;font-weight:600}
 @media(prefers-color-scheme:dark){.ask button[aria-pressed=true]{color:#0f1218}}
 .moves{margin-top:.5rem;align-items:center;color:var(--dim);font-size:.85rem}
@@ -153,7 +153,7 @@ function show(to) {
 
 function refresh() {
   const pair = PAGE.pairs[place], given = answers[pair] || {}, open = left();
-  $("place").textContent = pair ? `Pair ${place + 1} of ${PAGE.pairs.length}` : "";
+  $("place").textContent = pair ? `Pair ${place + 1} of ${PAGE.pairs.length}` : "The end";
   $("rater").textContent = rater;
   $("done").style.width = `${100 * (PAGE.pairs.length - open) / PAGE.pairs.length}%`;
   $("previous").disabled = place === 0;
@@ -253,7 +253,8 @@ for (const question of PAGE.questions) for (const button of $("ask-" + question)
   button.onclick = () => answer(question, button.dataset.choice);
 // A button that the mouse pressed gives the keys back: Enter would press it again.
 document.addEventListener("click", event => {
-  if (event.detail > 0 && event.target.closest("button, input[type=range]")) document.activeElement.blur();
+  const pressed = event.target.closest("button, input[type=range]");
+  if (event.detail > 0 && pressed) pressed.blur();
 });
 $("begin").onclick = begin;
 $("next").onclick = () => move(1);

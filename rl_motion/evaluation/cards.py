@@ -8,7 +8,7 @@ from typing import Any
 
 from rl_motion.evaluation.charts import intervals_svg
 from rl_motion.evaluation.format import interval, number
-from rl_motion.evaluation.lines import Line, Report, splits_of
+from rl_motion.evaluation.lines import Line, Report, read_estimate, splits_of, together
 from rl_motion.evaluation.statistics import Estimate
 
 
@@ -111,6 +111,33 @@ def sentinels(reports: Sequence[Report]) -> str:
             )
     limits = [one["limit"] for one in reports[0]["sentinels"].get("held_out", {}).values() if one and "limit" in one]
     return table(["", "base", "tuned", "tuned / base", f"limit {limits[0]:g} x" if limits else ""], rows)
+
+
+def agreement(reports: Sequence[Report], split: str) -> str:
+    """How well the evaluator and the rewards know what the oracle accepts, and each other beyond that; over runs, where
+    there are several."""
+    rows = []
+    for arm in ("base", "tuned"):
+        for judge in _at(reports[0], split, arm):
+            found = [
+                [read_estimate(report, ("agreement", split, arm, judge, key)) for report in reports] for key in _AGREE
+            ]
+            whole = [[one for one in of if one is not None] for of in found]
+            cells = [_both(together(of), False) if len(of) == len(reports) else "-" for of in whole]
+            rows.append([f"{escape(arm)}: {escape(judge)}", *(f"<td>{cell}</td>" for cell in cells)])
+    return table(["", *_AGREE.values()], rows) if rows else ""
+
+
+_AGREE = {
+    "auc": "AUC for the oracle's verdict",
+    "within_success": "evaluator and it, within successes",
+    "within_failure": "within failures",
+}
+
+
+def _at(report: Report, split: str, arm: str) -> Mapping[str, Any]:
+    found = report.get("agreement", {}).get(split, {}).get(arm, {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def _compared(report: Report, split: str, name: str) -> Mapping[str, Any] | None:

@@ -104,16 +104,16 @@ def _line(reports: Sequence[Report], split: str, metric: Metric) -> Line | None:
         return None
     real = _of(reports, "real", split, metric) if metric.field else None
     beside = _of(reports, "adapter_on", split, metric)
-    total = _together(change)
+    total = together(change)
     return Line(
         split,
         metric,
-        _possible(_together(base), metric),
-        _possible(_together(tuned), metric),
+        _possible(together(base), metric),
+        _possible(together(tuned), metric),
         total,
         tuple(change),
         None if real is None else real[0],
-        None if beside is None else _possible(_together(beside), metric),
+        None if beside is None else _possible(together(beside), metric),
         _words(reports, split, metric, total, change),
     )
 
@@ -150,7 +150,7 @@ def in_words(change: Estimate, better: int, over: str) -> str:
     return "better" if better * change.value > 0 else "worse"
 
 
-def _together(estimates: Sequence[Estimate]) -> Estimate:
+def together(estimates: Sequence[Estimate]) -> Estimate:
     """Over runs; where all say the same, as of a base that they share, the first with its own interval: that of no
     width, which Student's would be, is no certainty."""
     same = all(math.isclose(one.value, estimates[0].value, rel_tol=1e-12) for one in estimates)
@@ -167,12 +167,17 @@ def _possible(estimate: Estimate, metric: Metric) -> Estimate:
 def _of(reports: Sequence[Report], arm: str, split: str, metric: Metric) -> list[Estimate] | None:
     """A metric in every report; None where one has none."""
     path = ("field", split, arm, metric.name) if metric.field else (arm, split, metric.name)
-    found = [_estimate(report, path) for report in reports]
+    found = [read_estimate(report, path) for report in reports]
     whole = [one for one in found if one is not None]
     return whole if len(whole) == len(found) else None
 
 
-def _estimate(report: Report, path: Sequence[str]) -> Estimate | None:
+def read_estimate(report: Report, path: Sequence[str]) -> Estimate | None:
+    """What a report has at this place; None where it has nothing.
+
+    Raises:
+        UserError: it is no estimate.
+    """
     tree: Any = report
     for name in path:
         tree = tree.get(name) if isinstance(tree, Mapping) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rl_motion.evaluation.cards import STYLE, card, items, lines_table, sentinels, split_name, warnings
+from rl_motion.evaluation.cards import STYLE, agreement, card, items, lines_table, sentinels, split_name, warnings
 from rl_motion.evaluation.charts import class_bars, curve_charts
 from rl_motion.evaluation.evaluate import BASE, TUNED, Shown
 from rl_motion.evaluation.format import interval, number
@@ -44,6 +44,7 @@ def render(report: Report, shown: Sequence[Shown], *, metrics: Sequence[Metrics]
             if classes
         ),
         card("Sentinels and diversity", sentinels([report])),
+        card("Do the judges agree? Held out", agreement([report], "held_out")),
         card("How to read this", items(_notes(report))),
     ]
     extras = Extras(style=STYLE, top=f'<div class="report">{"".join(cards)}</div>')

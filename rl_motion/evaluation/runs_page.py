@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from rl_motion.evaluation.cards import STYLE, card, figures, items, lines_table, sentinels, split_name, table, warnings
+from rl_motion.evaluation.cards import (
+    STYLE,
+    agreement,
+    card,
+    figures,
+    items,
+    lines_table,
+    sentinels,
+    split_name,
+    table,
+    warnings,
+)
 from rl_motion.evaluation.changed import Change, Kept, changes, ends
 from rl_motion.evaluation.charts import class_bars, curve_charts
 from rl_motion.evaluation.evaluate import BASE, TUNED
@@ -99,6 +110,7 @@ def _job(row: JobRow) -> Iterator[str]:
     classes = _classes(row.reports)
     yield card(f"Success per action, held out: {row.label}", class_bars(classes) if classes else "")
     yield card(f"Sentinels and diversity: {row.label}", sentinels(row.reports))
+    yield card(f"Do the judges agree? Held out: {row.label}", agreement(row.reports, HELD_OUT))
 
 
 def _run_by_run(row: JobRow) -> str:

@@ -94,7 +94,7 @@ def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *
     for number, prompt in enumerate(prompts):
         first = number * samples
         panels = [
-            Panel(f"sample {row - first + 1}", joints_BFJ3[row, : lengths[row]])
+            Panel(f"sample {row - first + 1}", joints_BFJ3[row, : lengths[row]], fps=motions.fps)
             for row in range(first, first + samples)
         ]
         rows.append(Row(prompt.text, panels))

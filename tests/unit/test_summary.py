@@ -247,6 +247,7 @@ def test_the_page_says_what_it_shows(folders: list[Path]) -> None:
         "toy-0",
         "validation/reward",
         "floor",
+        "AUC for the oracle",
     ):
         assert words in text
     assert "no difference that 2 runs can show" in table
