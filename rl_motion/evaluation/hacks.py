@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -144,9 +144,20 @@ def stretched(planted: Planted, strength: float) -> Tensor:
     return x_BFD
 
 
+def rewarded(hack: Hack, share: float) -> Hack:
+    """A hack whose strength is this share, and then up the reward's gradient within a ball of the strength given."""
+
+    def both(planted: Planted, strength: float) -> Tensor:
+        return adversarial(replace(planted, features_BFD=hack(planted, share)), strength)
+
+    return both
+
+
 HACKS: dict[str, tuple[Hack, tuple[float, ...]]] = {
     "frozen": (frozen, (1.0, 0.5)),
+    "frozen_rewarded": (rewarded(frozen, 1.0), (0.5,)),
     "one_motion": (one_motion, (1.0, 0.5)),
+    "one_motion_rewarded": (rewarded(one_motion, 1.0), (0.5,)),
     "collapsed": (collapsed, (1.0, 0.8)),
     "jitter": (jitter, (0.02, 0.01, 0.005)),
     "teleport": (teleport, (0.5, 0.1)),

@@ -52,10 +52,14 @@ FLOORS: Mapping[str, float] = {
     "rotation_gap": 0.01,
     "diversity": 0.002,
     "spread": 0.005,
+    "twins": 5.0,
+    "copies": 2.0,
 }
 """By sentinel, in its unit: a change of this size from nothing counts as a factor of two. Also the order of reports."""
 TWO_SIDED = frozenset({"body_size", "energy", "travel", "diversity", "spread"})
 """Too little of these is as bad as too much; of the others, less is better."""
+TWIN_M, COPY_M = 0.005, 0.02
+"""Motions of one prompt, and of two, that are this close count half as much as equal ones."""
 KL = "kl"
 """The exact KL, judged by a limit of its own: the base's is 0."""
 FALSE_ALARMS = 0.05
@@ -129,7 +133,9 @@ def of_unit(motions: Motions, samples_per_prompt: int) -> dict[str, Tensor]:
 
     Beside those of single motions: `diversity`, the mean distance in metres between two samples of the row's prompt
     (left out with one sample), and `spread`, that between the row and the same sample of the unit's other prompts
-    (left out with one prompt): one motion for every prompt has none.
+    (left out with one prompt): one motion for every prompt has none. A few prompts with very different samples hide the
+    others in a mean of distances, so nearness is measured too, in 1/m: `twins` is 1 / (diversity + 5 mm), `copies` is
+    1 / (distance to the nearest motion of another prompt + 2 cm).
 
     Args:
         motions: un-normalised, prompt-major.
@@ -140,14 +146,19 @@ def of_unit(motions: Motions, samples_per_prompt: int) -> dict[str, Tensor]:
     diversity = diversity_P(joints_BFJ3, motions.length_B, samples_per_prompt)
     if diversity is not None:
         found["diversity"] = diversity.repeat_interleave(samples_per_prompt)
-    spread = spread_B(joints_BFJ3, motions.length_B, samples_per_prompt)
-    return found if spread is None else found | {"spread": spread}
+        found["twins"] = 1.0 / (found["diversity"] + TWIN_M)
+    others = to_other_prompts(joints_BFJ3, motions.length_B, samples_per_prompt)
+    if others is not None:
+        found["spread"], nearest_B = others
+        found["copies"] = 1.0 / (nearest_B + COPY_M)
+    return found
 
 
-def spread_B(joints_BFJ3: Tensor, length_B: Tensor, samples_per_prompt: int) -> Tensor | None:
-    """Mean distance in metres between a motion and the same sample of every other prompt, over frames and joints.
+def to_other_prompts(joints_BFJ3: Tensor, length_B: Tensor, samples_per_prompt: int) -> tuple[Tensor, Tensor] | None:
+    """(mean, least) distance [B] in metres between a motion and the same sample of every other prompt.
 
-    Centred on the root as `diversity_P` is, over the frames that both have. None where there is one prompt.
+    The mean over frames and joints, centred on the root as `diversity_P` is, over the frames that both have. None where
+    there is one prompt.
 
     Args:
         joints_BFJ3: prompt-major, joint 0 is the root.
@@ -160,13 +171,14 @@ def spread_B(joints_BFJ3: Tensor, length_B: Tensor, samples_per_prompt: int) -> 
     centred_PMFJ3 = (joints_BFJ3 - joints_BFJ3[:, :, :1]).unflatten(0, (prompts, samples_per_prompt))
     length_PM = length_B.view(prompts, samples_per_prompt).to(joints_BFJ3.device)
     frames_F = torch.arange(joints_BFJ3.shape[1], device=joints_BFJ3.device)
-    total_PM = torch.zeros_like(length_PM, dtype=joints_BFJ3.dtype)
+    found = []
     for shift in range(1, prompts):
         distance_PMF = (centred_PMFJ3 - centred_PMFJ3.roll(shift, 0)).norm(dim=-1).mean(-1)
         shared_PM = torch.minimum(length_PM, length_PM.roll(shift, 0))
         inside_PMF = frames_F < shared_PM[..., None]
-        total_PM = total_PM + distance_PMF.where(inside_PMF, 0.0).sum(-1) / shared_PM.clamp(min=1)
-    return total_PM.flatten() / (prompts - 1)
+        found.append(distance_PMF.where(inside_PMF, 0.0).sum(-1) / shared_PM.clamp(min=1))
+    distance_OB = torch.stack(found).flatten(1)
+    return distance_OB.mean(0), distance_OB.amin(0)
 
 
 def statistics(units: Iterable[Mapping[str, Tensor]], prompts: int) -> Statistics:

@@ -23,8 +23,8 @@ from rl_motion.evaluation.sentinels import (
     of_unit,
     packaged_bands,
     read_bands,
-    spread_B,
     statistics,
+    to_other_prompts,
     write_bands,
 )
 from rl_motion.motion.sentinels import OF_FEATURES, OF_JOINTS
@@ -91,31 +91,46 @@ def motions(prompts=3, samples=2, seed=0):
 
 def test_a_unit_has_every_sentinel_by_row():
     found = of_unit(motions(), 2)
-    assert set(found) == {*OF_JOINTS, *OF_FEATURES, "diversity", "spread"} == set(FLOORS)
+    assert set(found) == {*OF_JOINTS, *OF_FEATURES, "diversity", "spread", "twins", "copies"} == set(FLOORS)
     assert all(value_B.shape == (6,) for value_B in found.values())
     assert set(FLOORS) > TWO_SIDED
     alone = of_unit(motions(prompts=1, samples=1), 1)
-    assert set(FLOORS) - set(alone) == {"diversity", "spread"}
+    assert set(FLOORS) - set(alone) == {"diversity", "spread", "twins", "copies"}
 
 
 def test_spread_is_the_distance_to_other_prompts_and_none_where_all_are_one():
     generator = torch.Generator().manual_seed(1)
     joints = torch.randn(6, 12, 22, 3, generator=generator).double()
     length = torch.tensor([12, 12, 10, 10, 11, 11])
-    spread = spread_B(joints, length, 2)
+    spread, nearest = to_other_prompts(joints, length, 2)
     # Each pair of prompts, sample by sample, is a "prompt" of two samples to `diversity_P`.
     for sample in (0, 1):
         rows = [0 + sample, 2 + sample, 4 + sample]
         for own in range(3):
             pairs = [torch.tensor([rows[own], rows[other]]) for other in range(3) if other != own]
-            wanted = torch.stack([diversity_P(joints[pair], length[pair], 2)[0] for pair in pairs]).mean()
-            assert spread[rows[own]].item() == pytest.approx(wanted.item())
+            wanted = torch.stack([diversity_P(joints[pair], length[pair], 2)[0] for pair in pairs])
+            assert spread[rows[own]].item() == pytest.approx(wanted.mean().item())
+            assert nearest[rows[own]].item() == pytest.approx(wanted.min().item())
     assert (spread > 1.0).all()
     same = joints[:1].expand(6, -1, -1, -1) + torch.randn(6, 1, 1, 3, generator=generator)
-    assert (spread_B(same, length, 2) < 1e-12).all(), "wherever it is"
+    assert (to_other_prompts(same, length, 2)[0] < 1e-12).all(), "wherever it is"
     padded = torch.cat([joints, torch.full((6, 3, 22, 3), torch.nan).double()], dim=1)
-    assert torch.allclose(spread_B(padded, length, 2), spread)
-    assert spread_B(joints, length, 6) is None
+    assert torch.allclose(to_other_prompts(padded, length, 2)[0], spread)
+    assert to_other_prompts(joints, length, 6) is None
+
+
+def test_twins_and_copies_are_seen_among_motions_that_differ_much():
+    """One prompt whose samples are far apart hides in the mean of distances that all others are alike."""
+    given = motions()
+    close = given.features_BFD.clone()
+    close[[1, 3]] = close[[0, 2]]
+    before, after = of_unit(given, 2), of_unit(replace(given, features_BFD=close), 2)
+    assert (after["twins"][:4] > 190.0).all() and torch.equal(after["twins"][4:], before["twins"][4:])
+    copied = given.features_BFD.clone()
+    copied[2:4] = copied[0:2]
+    found = of_unit(replace(given, features_BFD=copied), 2)
+    assert (found["copies"][:4] > 49.0).all() and (found["copies"][4:] < 10.0).all()
+    assert (before["copies"] < 10.0).all()
 
 
 def test_statistics_are_means_over_rows_and_not_over_units():
