@@ -1,8 +1,9 @@
 """The project's checkpoint form: round trip, broken files explained, and what the package ships."""
 
+import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -11,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rl_motion.config import Job, ScheduleConfig, UserError
+from rl_motion.data.embedded import clips
 from rl_motion.models import zoo
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace
+from rl_motion.models.evaluator import POS, Evaluator, Vocabulary
+from rl_motion.models.guo import Guo, GuoConfig
 from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
@@ -20,9 +24,11 @@ from rl_motion.models.zoo import (
     ZOO,
     CheckpointConfig,
     load_denoiser,
+    load_evaluator,
     load_tmr,
     network_shape,
     save_checkpoint,
+    save_evaluator,
 )
 from rl_motion.policies.of_job import decode
 from rl_motion.runtime.build import build_policy, check_job
@@ -278,6 +284,113 @@ def test_a_packaged_name_is_enough(kind, copy, monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "ZOO", copy)
     monkeypatch.chdir(tmp_path)
     LOAD[kind](kind)
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """A tiny evaluator in its directory."""
+    torch.manual_seed(4)
+    shape = GuoConfig(
+        movement_latent=8, motion_hidden=6, text_hidden=6, coembedding=4, word_size=5, pos_size=len(POS), max_frames=16
+    )
+    vocabulary = Vocabulary.of(TEXTS)
+    space = MotionSpace(torch.randn(263), torch.rand(263) + 0.1)
+    made = Evaluator(Guo(shape), vocabulary, torch.randn(len(vocabulary.words), 5), space)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(parameter.half())
+    save_evaluator(tmp_path / "guo", made.eval())
+    return tmp_path / "guo", made
+
+
+def test_an_evaluator_survives_its_checkpoint(judge, tmp_path):
+    """Weights as float16 on disk, float32 in memory; statistics whole; the same points; the hash is the file's."""
+    folder, made = judge
+    state = torch.random.get_rng_state()
+    loaded = load_evaluator(folder)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (loaded.fps, loaded.representation) == (20.0, Representation.HUMANML3D_263)
+    assert loaded.vocabulary.words == made.vocabulary.words
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert torch.equal(loaded.mean_D, made.mean_D)
+    assert torch.equal(loaded.std_D, made.std_D)
+    torch.testing.assert_close(loaded.embed_motions(motions()), made.embed_motions(motions()))
+    torch.testing.assert_close(loaded.embed_texts(TEXTS), made.embed_texts(TEXTS))
+    file = folder / "model.safetensors"
+    assert {t.dtype for n, t in load_file(file).items() if n.startswith("network.")} == {torch.float16}
+    assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    save_evaluator(tmp_path / "again", loaded)
+    for name in ("model.safetensors", "config.json", "words.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    made.guo.movement_encoder.out_net.bias.data[0] += 1.0
+    save_evaluator(tmp_path / "other", made)
+    assert load_evaluator(tmp_path / "other").sha256 != loaded.sha256  # control
+
+
+def _retouched(change):
+    """Damage to the tensors."""
+
+    def damage(folder):
+        file = folder / "model.safetensors"
+        save_file(change(load_file(file)), file)
+
+    return damage
+
+
+def _shaped(**network):
+    """Another shape than the weights have."""
+    return lambda folder: edit(folder, network=json.loads((folder / "config.json").read_text())["network"] | network)
+
+
+DAMAGE = {
+    "no words": lambda folder: (folder / "words.json").unlink(),
+    "fewer words": lambda folder: (folder / "words.json").write_text('["unk", "sos", "eos"]'),
+    "no marks": lambda folder: (folder / "words.json").write_text('["a", "b", "c"]'),
+    "no list": lambda folder: (folder / "words.json").write_text("3"),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "truncated": lambda folder: (folder / "model.safetensors").write_bytes(b"x"),
+    "no statistics": _retouched(lambda tensors: {k: v for k, v in tensors.items() if k != "mean_D"}),
+    "no vectors": _retouched(lambda tensors: {k: v for k, v in tensors.items() if k != "words_VW"}),
+    "zero deviation": _retouched(lambda tensors: tensors | {"std_D": torch.zeros(263)}),
+    "not finite": _retouched(lambda tensors: tensors | {"words_VW": tensors["words_VW"] / 0}),
+    "wider": _shaped(motion_hidden=7),
+    "other tagger": _shaped(pos_size=15),
+    "wings": _shaped(wings=2),
+    "no rate": lambda folder: edit(folder, fps="drop"),
+    "no object": lambda folder: (folder / "config.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_evaluator_is_explained(judge, what):
+    folder, _ = judge
+    load_evaluator(folder)  # control: it is the damage
+    DAMAGE[what](folder)
+    with pytest.raises(UserError, match=GOT_WANT_DO):
+        load_evaluator(folder)
+
+
+def test_a_reward_is_no_evaluator_and_an_evaluator_no_reward(judge, models):
+    with pytest.raises(UserError, match=r"got a tmr checkpoint .*; want guo; check"):
+        load_evaluator(models / "tmr")
+    with pytest.raises(UserError, match=GOT_WANT_DO):
+        load_tmr(judge[0])
+
+
+def test_the_package_ships_its_evaluator():
+    """It tells the test combinations of the embedded world apart, and shares no weights with the reward."""
+    judge = load_evaluator("guo-embedded")
+    real = clips("target/test", 32, seed=123)
+    features_BFD, length_B = torch.from_numpy(real.features_NFD), torch.from_numpy(real.length_N)
+    given = Motions(features_BFD, length_B, 20.0, Representation.HUMANML3D_263, Normalisation.NONE)
+    distance_BB = torch.cdist(judge.embed_texts(real.captions), judge.embed_motions(given))
+    assert (distance_BB.argmin(1) == torch.arange(32)).float().mean() >= 0.8
+    still = replace(given, features_BFD=features_BFD[:, :1].repeat(1, 40, 1))
+    frozen_BB = torch.cdist(judge.embed_texts(real.captions), judge.embed_motions(still))
+    assert frozen_BB.diagonal().mean() > 1.2 * distance_BB.diagonal().mean()  # control: what does not move fits worse
+    assert (ZOO / "guo-embedded" / "model.safetensors").stat().st_size <= 500_000
 
 
 def test_the_package_ships_its_models():
