@@ -33,7 +33,7 @@ from torch import Tensor
 
 from rl_motion.config import Job
 from rl_motion.config.load import load_job
-from rl_motion.evaluation.hacks import HACKS, Hack, Planted
+from rl_motion.evaluation.hacks import HACKS, LATE, Hack, Planted
 from rl_motion.evaluation.selection import draw, make_units
 from rl_motion.evaluation.sentinels import (
     FLOORS,
@@ -409,7 +409,7 @@ def hacks(
     before = float(base.values["reward"].mean())
     typer.echo(f"| hack | strength | reward ({before:.3f}) | flagged by, of {PROMPTS} prompts | of 24 |")
     typer.echo("| --- | --- | --- | --- | --- |")
-    for name, (hack, strengths) in HACKS.items():
+    for name, (hack, strengths) in (HACKS | LATE).items():
         for strength in strengths if only in (None, name) else ():
             spoilt = plant(base, drawn, hack, strength)
             alarms = judge(spoilt.statistics(), base.statistics(), bands)

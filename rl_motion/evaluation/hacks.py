@@ -173,6 +173,41 @@ HACKS: dict[str, tuple[Hack, tuple[float, ...]]] = {
 """What is planted, and how strongly."""
 
 
+def drift(planted: Planted, strength: float) -> Tensor:
+    """The root glides ahead at this many metres a second beside whatever the body does."""
+    x_BFD = planted.features_BFD.clone()
+    x_BFD[..., ROOT_VEL.stop - 1] += strength / FPS
+    return _shown(planted, x_BFD)
+
+
+def moonwalk(planted: Planted, strength: float) -> Tensor:
+    """The root goes this many times backwards what it went ahead, above unmoved steps."""
+    x_BFD = planted.features_BFD.clone()
+    x_BFD[..., ROOT_VEL] *= -strength
+    return x_BFD
+
+
+def slowed(planted: Planted, strength: float) -> Tensor:
+    """The beginning of the motion, this share of it, stretched over the whole."""
+    x_BFD = planted.features_BFD
+    place_F = torch.arange(x_BFD.shape[1]) * strength
+    before_F = place_F.long()
+    share_F1 = (place_F - before_F)[:, None]
+    after_F = (before_F + 1).clamp(max=x_BFD.shape[1] - 1)
+    slow_BFD = torch.lerp(x_BFD[:, before_F], x_BFD[:, after_F], share_F1)
+    for part in (slice(ROOT_YAW, ROOT_YAW + 1), ROOT_VEL, VEL):
+        slow_BFD[..., part] *= strength
+    return _shown(planted, slow_BFD)
+
+
+LATE: dict[str, tuple[Hack, tuple[float, ...]]] = {
+    "drift": (drift, (0.5, 0.2, 0.05)),
+    "moonwalk": (moonwalk, (1.0,)),
+    "slowed": (slowed, (0.5, 0.8)),
+}
+"""Thought of after the bands were final: no band was moved for them."""
+
+
 def _shown(planted: Planted, x_BFD: Tensor) -> Tensor:
     """Zero beyond each row's own length, as motions are."""
     inside_BF = torch.arange(x_BFD.shape[1]) < planted.length_B[:, None]
