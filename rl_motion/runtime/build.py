@@ -21,6 +21,7 @@ from rl_motion.types import AdapterState, Experience, Metrics, Motions, Prompt, 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from rl_motion.evaluation.guarantees import Seen
     from rl_motion.evaluation.sentinels import Bands
     from rl_motion.rewards.of_job import RewardFiles
 
@@ -168,23 +169,48 @@ def build_validation(job: Job) -> dict[str, list[Prompt]]:
     return found
 
 
+def seen_by(job: Job) -> Seen:
+    """The prompts that the job reads, of which none may be held out.
+
+    Raises:
+        UserError: as `build_pool` and `build_validation`.
+    """
+    validation = build_validation(job) if job.evaluation.validate_every is not None else {}
+    return _seen(job, build_pool(job), validation)
+
+
+def _seen(job: Job, pool: PromptPool, validation: Mapping[str, Sequence[Prompt]]) -> Seen:
+    from rl_motion.evaluation.guarantees import Seen
+    from rl_motion.runtime.prompt_sources import SPLIT
+
+    named = [*((name, pool.sources[name]) for name in job.prompts.sources), *validation.items()]
+    apart = frozenset(prompt.id for name, prompts in named if SPLIT.fullmatch(name) for prompt in prompts)
+    return Seen(pool.prompts, [prompt for prompts in validation.values() for prompt in prompts], apart)
+
+
 def check_job(job: Job) -> None:
     """Refuse what can be seen to be wrong without starting anything.
 
     Raises:
         UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
+    from rl_motion.evaluation.guarantees import unseen
     from rl_motion.runtime import checks
     from rl_motion.runtime.validate import validation_units
 
     checks.check_parts(job)
     pool = build_pool(job)
     checks.check_prompts([*checks.checkpoints(job).values()], pool.prompts)
+    validation = {}
     if job.evaluation.validate_every is not None:
-        validation_units(job, build_validation(job), pool)
+        validation = build_validation(job)
+        validation_units(job, validation, pool)
         find_bands(job)
-    for split in job.evaluation.splits.values():
-        checks.examined(job, split)
+    seen = _seen(job, pool, validation)
+    for name, split in job.evaluation.splits.items():
+        examined = checks.examined(job, split)
+        if name != "train":
+            unseen(examined, split, seen, None)
 
 
 def measure_sentinels(motions: Motions, unit: Unit) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from rl_motion.prompts.pool import PromptPool
 from rl_motion.rewards.of_job import RewardFiles, read_files
 from rl_motion.runtime import loop, opening
 from rl_motion.runtime.backend import make_backend
-from rl_motion.runtime.build import Workshop
+from rl_motion.runtime.build import Workshop, seen_by
 from rl_motion.runtime.commit import LEARNER_FILE
 from rl_motion.runtime.progress import watching
 from rl_motion.runtime.prompt_records import PromptRecords
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
-    """Base beside tuned on held-out prompts, the adapter being the one in the run's folder.
+    """Base beside tuned on held-out prompts, which the job has not read; the adapter is the one in the run's folder.
 
     Prompts that the model or a reward does not read whole are left out, and that is said.
     """
@@ -51,7 +51,8 @@ def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
         return kept
 
     policies = {"base": load_policy(job, None), "tuned": load_policy(job, folder / "adapter")}
-    return evaluate_run(job, folder, policies, wall_s=wall_s, bench=replace(bench, prompts=prompts))
+    bench = replace(bench, prompts=prompts, seen=seen_by(job))
+    return evaluate_run(job, folder, policies, wall_s=wall_s, bench=bench)
 
 
 @dataclass(frozen=True)
