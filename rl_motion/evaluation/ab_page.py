@@ -96,7 +96,7 @@ border-left:.25rem solid transparent;border-radius:.3rem}
 .ask>div,.moves{display:flex;flex-wrap:wrap;gap:.5rem}
 .ask span{font-weight:600}
 .asks button{display:flex;gap:.5rem;align-items:center}
-.ask>div{display:grid;grid-template-columns:6.2rem minmax(10.4rem,auto) 6.2rem}
+.ask>div{display:grid;grid-template-columns:5.2rem minmax(10.2rem,auto) 5.2rem}
 .ask button[aria-pressed=true]{background:var(--focus);border-color:var(--focus);color:#fff;font-weight:600}
 @media(prefers-color-scheme:dark){.ask button[aria-pressed=true]{color:#0f1218}}
 .moves{margin-top:.5rem;align-items:center;color:var(--dim);font-size:.85rem}

@@ -69,7 +69,7 @@ def real_label(line: Line) -> str:
 
 
 def _state(words: str) -> str:
-    return {"better": "within", "worse": "outside"}.get(words.partition(";")[0], "")
+    return {"better": "within", "worse": "outside"}.get(words.split(maxsplit=1)[0].rstrip(";"), "")
 
 
 def _both(estimate: Estimate, percent: bool, *, sign: bool = False) -> str:
@@ -165,7 +165,8 @@ white-space:nowrap}
 .report th{font-weight:500}
 .report thead th{color:var(--dim)}
 .report th:first-child,.report td.words{text-align:left}
-.report td.words{white-space:normal;min-width:9rem}
+.report td.words{white-space:normal;min-width:12rem}
+.report table:has(td.words) thead th:last-child{text-align:left}
 .report small{color:var(--dim);font-size:.85em;margin-left:.3rem}
 .report br+small,.report br+small small{margin-left:0;font-size:.85em}
 .report small b{font-weight:500}
@@ -180,9 +181,9 @@ white-space:nowrap}
 vertical-align:middle}
 .s0{--of:var(--right)}.s1{--of:var(--left)}.s2{--of:var(--trail)}.s3{--of:var(--good)}
 .s4{--of:#c2257f}.s5{--of:#a07b00}.s6{--of:#0d8f9c}.s7{--of:var(--dim)}
-.forest{display:block;width:9rem;min-width:9rem}
+.forest{display:block;width:7.5rem}
 .forest line{stroke-width:1.1;vector-effect:non-scaling-stroke}
-.forest .zero{stroke:var(--grid)}
+.forest .zero{stroke:var(--dim);opacity:.55}
 .forest .run{stroke:var(--dim);fill:var(--dim)}
 .forest .mean{stroke:var(--right);fill:var(--right)}
 .forest line.mean{stroke-width:2.2}

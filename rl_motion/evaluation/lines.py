@@ -126,7 +126,9 @@ def _words(reports: Sequence[Report], split: str, metric: Metric, total: Estimat
         f"{examined['samples_per_prompt']} replications" if over_samples else f"{examined['prompts'][split]} prompts"
     )
     if total is change[0]:
-        return in_words(total, metric.better, counted)
+        words = in_words(total, metric.better, counted)
+        # What replications show holds for these prompts, not for others.
+        return f"{words} over {counted} of these prompts" if over_samples and not contains(total, 0.0) else words
     words = in_words(total, metric.better, f"{len(reports)} runs")
     open_ = sum(contains(one, 0.0) for one in change)
     if contains(total, 0.0) or not open_:

@@ -82,9 +82,9 @@ def test_a_line_of_one_run_is_the_reports() -> None:
         Estimate(0.1, 0.05, pytest.approx(0.15), 16),
     )
     assert found.words == "better"
-    assert line([report(0.1)], "fid").words == "better"  # lower is better
+    assert line([report(0.1)], "fid").words == "better over 2 replications of these prompts"  # lower is better
     assert line([report(0.1)], "fid").real.value == 0.1
-    assert line([report(0.1)], "diversity").words == "higher"
+    assert line([report(0.1)], "diversity").words == "higher over 2 replications of these prompts"
     assert line([report(0.01)], "fid").words == "no difference that 2 replications can show"
     assert line([report(0.01)], "reward").words == f"no difference that {PROMPTS} prompts can show"
 
