@@ -66,7 +66,7 @@ class Sizes:
 
 
 SMOKE = Sizes(
-    frames=24, text_steps=2, tmr_steps=2, evaluator_steps=2, denoiser_steps=30, samples=4,
+    frames=24, text_steps=2, tmr_steps=2, evaluator_steps=2, denoiser_steps=2, samples=2,
     job=("train.iterations=1", "train.prompts_per_iteration=4", "train.prompts_per_unit=2", "policy.steps=3"),
 )  # fmt: skip
 """Whether everything fits together, in seconds; the numbers mean nothing."""
