@@ -118,6 +118,7 @@ def job_of(source: Source, noise: int) -> Job:
     return load_job("demo", sets)
 
 
+@cache
 def units_of(drawn: Drawn) -> tuple[Unit, ...]:
     """The prompts, in units."""
     from rl_motion.data.embedded import prompts

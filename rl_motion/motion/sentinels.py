@@ -115,7 +115,8 @@ def bone_wobble_B(joints_BFJ3: Tensor, length_B: Tensor) -> Tensor:
     mean_BJ = lengths_BFJ.sum(1) / count_B1
     square_BJ = (lengths_BFJ - mean_BJ[:, None]).square().where(valid_BF1, 0.0).sum(1) / count_B1
     # Not clamped at 0 but just above: the root's slope there is infinite.
-    return (square_BJ.clamp(min=1e-12).sqrt() / mean_BJ.clamp(min=0.01)).mean(-1)
+    wobble_BJ: Tensor = square_BJ.clamp(min=1e-12).sqrt() / mean_BJ.clamp(min=0.01)
+    return wobble_BJ.mean(-1)
 
 
 def body_size_B(joints_BFJ3: Tensor, length_B: Tensor) -> Tensor:
@@ -284,7 +285,8 @@ def _headings(features_BFD: Tensor) -> Tensor:
     """Matrices [B, F, 3, 3] that turn each frame's heading to Z+."""
     yaw_BF = pad(2.0 * features_BFD[:, :-1, ROOT_YAW], (1, 0)).cumsum(-1)
     cos, sin, zero, one = yaw_BF.cos(), yaw_BF.sin(), torch.zeros_like(yaw_BF), torch.ones_like(yaw_BF)
-    return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=-1).unflatten(-1, (3, 3))
+    turn_BF33: Tensor = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=-1).unflatten(-1, (3, 3))
+    return turn_BF33
 
 
 def _matrices(cont_6: Tensor) -> Tensor:
