@@ -12,7 +12,7 @@ import torch
 from rl_motion.config import Job
 from rl_motion.data import worlds
 from rl_motion.evaluation.embedding import MotionEvaluator, Real
-from rl_motion.evaluation.guarantees import Combination, Seen
+from rl_motion.evaluation.guarantees import Combination, Seen, weights_sha256
 from rl_motion.evaluation.oracle_success import Judging
 from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate, names
 from rl_motion.rewards.combine import Term
@@ -21,7 +21,7 @@ from rl_motion.types import Motions, Normalisation, Prompt
 
 REAL_SEED = 40_000
 """Of the real motion that is compared with: no model and no evaluator was trained on it."""
-REAL_PER_PROMPT = 2
+REAL_PER_PROMPT = 3
 """For two halves; where an action's share of the combinations is small, the halves are somewhat smaller than the
 prompts are many."""
 
@@ -63,6 +63,12 @@ def evaluator_of(split: str) -> MotionEvaluator | None:
     """The packaged one of the split's world; None where it is not packaged."""
     name = worlds.world_of(split).evaluator
     return load_evaluator(name) if name in names(EVALUATORS) else None
+
+
+def evaluator_sha256(split: str) -> str | None:
+    """Of the weights of that evaluator, which are not loaded; None where it is not packaged."""
+    name = worlds.world_of(split).evaluator
+    return weights_sha256(locate(name, EVALUATORS)) if name in names(EVALUATORS) else None
 
 
 def judging_of(split: str) -> Judging:

@@ -45,7 +45,7 @@ def refuse_goal(evaluator_sha256: str, job: Job) -> None:
         UserError: names the reward.
     """
     weights = {reward.name: reward.model or CHECKPOINTS.get(reward.name) for reward in job.rewards}
-    found = {name: _sha256(locate(model, RETRIEVAL)) for name, model in weights.items() if model is not None}
+    found = {name: weights_sha256(locate(model, RETRIEVAL)) for name, model in weights.items() if model is not None}
     goals = [name for name, sha256 in found.items() if sha256 == evaluator_sha256]
     goals += [name for name, source in read_files(job).plugins.items() if _LOADS in source]
     if goals:
@@ -54,6 +54,11 @@ def refuse_goal(evaluator_sha256: str, job: Job) -> None:
             "one that was never optimised, as a reward judges its own goal too well; choose another reward or another "
             "evaluator"
         )
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """Hash of a checkpoint's weights, as an evaluator's `sha256` is of its own."""
+    return hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
 
 
 def unseen(prompts: Sequence[Prompt], split: str, seen: Seen, combination: Combination | None) -> list[Prompt]:
@@ -104,8 +109,3 @@ def _asks(text: str, combination: Combination | None) -> Hashable:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".!")
-
-
-def _sha256(checkpoint: Path) -> str:
-    """Of its weights, as an evaluator's `sha256` is of its own."""
-    return hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()

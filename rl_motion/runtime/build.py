@@ -180,8 +180,8 @@ def seen_by(job: Job) -> Seen:
 
 
 def _seen(job: Job, pool: PromptPool, validation: Mapping[str, Sequence[Prompt]]) -> Seen:
+    from rl_motion.data.names import SPLIT
     from rl_motion.evaluation.guarantees import Seen
-    from rl_motion.runtime.prompt_sources import SPLIT
 
     named = [*((name, pool.sources[name]) for name in job.prompts.sources), *validation.items()]
     apart = frozenset(prompt.id for name, prompts in named if SPLIT.fullmatch(name) for prompt in prompts)
@@ -194,7 +194,8 @@ def check_job(job: Job) -> None:
     Raises:
         UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
-    from rl_motion.evaluation.guarantees import unseen
+    from rl_motion.evaluation.bench import evaluator_sha256
+    from rl_motion.evaluation.guarantees import refuse_goal, unseen
     from rl_motion.runtime import checks
     from rl_motion.runtime.validate import validation_units
 
@@ -209,6 +210,8 @@ def check_job(job: Job) -> None:
     seen = _seen(job, pool, validation)
     for name, split in job.evaluation.splits.items():
         examined = checks.examined(job, split)
+        if (judge := evaluator_sha256(split)) is not None:
+            refuse_goal(judge, job)
         if name != "train":
             unseen(examined, split, seen, None)
 

@@ -61,6 +61,33 @@ def test_a_plugin_that_loads_an_evaluator_is_refused(tmp_path, monkeypatch):
         refuse_goal("0" * 64, job(rewards=[{"name": "mine.py:Mine"}]))
 
 
+PLUGIN = """
+from rl_motion.types import MotionForm, Normalisation, Representation
+
+class Mine:
+    accepts = frozenset({MotionForm(Representation.HUMANML3D_263, Normalisation.NONE)})
+    differentiable = True
+
+    def __call__(self, motions, prompts, noise_level_B=None):
+        %s
+"""
+
+
+def test_such_a_job_is_refused_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(PLUGIN % "return motions.features_BFD[..., 2].sum(dim=1)")
+    check_job(job(rewards=[{"name": "mine.py:Mine"}]))
+    (tmp_path / "mine.py").write_text(PLUGIN % "return load_evaluator('guo-embedded').embed_motions(motions)[:, 0]")
+    with pytest.raises(UserError, match=r"reward 'mine.py:Mine' reads too"):
+        check_job(job(rewards=[{"name": "mine.py:Mine"}]))
+    # The other way is closed too: a reward's weights are a retrieval model's, an evaluator is none.
+    with pytest.raises(UserError, match="guo"):
+        check_job(job(rewards=[{"name": "tmr", "model": "guo-embedded"}]))
+    # Nor does anything in the package give its evaluator to a reward.
+    sources = [path.read_text() for path in (ZOO.parent / "rewards").glob("*.py")]
+    assert sources and not any("load_evaluator" in source or "EVALUATORS" in source for source in sources)
+
+
 # --- no held-out prompt is read ------------------------------------------------------------
 
 

@@ -165,6 +165,13 @@ def test_multimodality_compares_the_same_replicates_of_every_prompt():
     assert multimodality.multimodality_P(motion, pairs).tolist() == [2.5, 5]
 
 
+def test_few_replicates_are_all_compared_and_none_with_itself():
+    first, second = multimodality.draw(4, np.random.default_rng(0))
+    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    first, second = multimodality.draw(11, np.random.default_rng(0))
+    assert len(set(first.tolist())) == len(set(second.tolist())) == 10
+
+
 def test_every_convention_is_said():
     words = " ".join(metrics.CONVENTIONS)
     for name in ("fid", "r_precision_1", "multimodal_distance", "diversity", "multimodality", "floor"):

@@ -1,7 +1,8 @@
 """Multimodality: how far motions of one text are apart (Guo et al. 2022, section 5).
 
 Equal to the mean of `calculate_multimodality` of the official code, given its indices: the same pairs of replicates for
-every text. Differs: fewer replicates than 10 give as many pairs as there are replicates.
+every text. Differs: where there are 10 replicates or fewer, which the official code refuses, every two of them are a
+pair, and none is compared with itself.
 
 Legend: P prompts, R replicates of each, C channels, M pairs.
 """
@@ -17,16 +18,19 @@ Floats = NDArray[np.floating]
 
 PAIRS = 10
 CONVENTION = (
-    f"multimodality: mean Euclidean distance over {PAIRS} pairs of motions of one text, or as many pairs as it has "
-    "motions, the same pairs for every text; a pair may be of one motion with itself, as in the official code, so that "
-    "figures of few motions per text are low and do not compare with those of many; its interval is a bootstrap over "
-    "prompts"
+    f"multimodality: mean Euclidean distance over {PAIRS} random pairs of motions of one text, the same pairs for "
+    "every text, where a pair may be of one motion with itself, as in the official code, which lowers it by a share of "
+    f"one in the number of motions; over every pair of different ones where a text has {PAIRS} or fewer; its interval "
+    "is a bootstrap over prompts"
 )
 
 
 def draw(replicates: int, rng: np.random.Generator) -> Pairs:
     """The pairs of replicates, for all texts."""
-    return draw_pairs(replicates, PAIRS, rng)
+    if replicates > PAIRS:
+        return draw_pairs(replicates, PAIRS, rng)
+    first, second = np.triu_indices(replicates, 1)
+    return first, second
 
 
 def multimodality_P(motion_PRC: Floats, pairs: Pairs) -> NDArray[np.float64]:
