@@ -34,6 +34,7 @@ from rl_motion.models.pretraining import (
     Recipe,
     TokenTexts,
     feature_statistics,
+    layout_of,
     train_denoiser,
     train_text_encoder,
     train_tmr,
@@ -43,7 +44,6 @@ from rl_motion.models.t2m_unet import T2MUnetConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.tmr import TMR, TMRConfig
 from rl_motion.models.zoo import DENOISERS, ZOO, CheckpointConfig, network_shape, save_checkpoint, save_evaluator
-from rl_motion.motion.features import FEET
 from rl_motion.protocols import PredictionType
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -75,6 +75,8 @@ EVALUATORS: dict[str, tuple[World, tuple[str, ...], int]] = {
 }
 """Worlds with the splits that their evaluators may see, and the canvas: above the longest motion, as converted motion
 may exceed it by a frame."""
+LEFT_OUT = ("knee", "squat")
+"""Actions with a base each that never saw it: what the leave-one-out experiments begin with."""
 WorldName = Literal["first", "second"]
 Kind = Literal["mdm", "t2m_unet"]
 Zoo = Annotated[Path, typer.Option(help="Where the weights go.")]
@@ -106,8 +108,7 @@ def text(zoo: Zoo = ZOO, steps: int = 3000) -> None:
 class _Data:
     """Captioned motion of some splits as tensors, normalised by the first split's statistics."""
 
-    def __init__(self, zoo: Path, names: list[str], seed: int, *, named_sides: float = 0.0) -> None:
-        made = [clips(name, CLIPS, seed, named_sides=named_sides) for name in names]
+    def __init__(self, zoo: Path, made: Sequence[Clips]) -> None:
         first = made[0]
         self.mean_D, self.std_D = feature_statistics(
             torch.from_numpy(first.features_NFD), torch.from_numpy(first.length_N)
@@ -125,6 +126,10 @@ class _Data:
             caption = torch.tensor([index[c] for c in part.captions])
             self.parts.append((MotionText(features, length, caption), claim))
 
+    def space(self, world: World) -> MotionSpace:
+        """What a network that is trained on it reads."""
+        return MotionSpace(self.mean_D, self.std_D, world.fps, world.representation)
+
     def joined(self) -> MotionText:
         """All parts as one."""
         parts = [p for p, _ in self.parts]
@@ -136,22 +141,27 @@ class _Data:
 
 
 @app.command()
-def tmr(zoo: Zoo = ZOO, steps: int = 5000, seed: int = 0) -> None:
-    """The reward: TMR on the motion and captions of source/train and target/train."""
-    data = _Data(zoo, ["source/train", "target/train"], seed=100 + seed)
+def tmr(zoo: Zoo = ZOO, world: WorldName = "first", steps: int = 5000, seed: int = 0) -> None:
+    """The reward: TMR on the motion and captions of a world's train splits."""
+    given, names, _ = EVALUATORS[world]
+    data = _Data(zoo, [worlds.clips(name, CLIPS, 100 + seed) for name in names])
     torch.manual_seed(seed)
+    layout = layout_of(len(data.mean_D))
     shape = TMRConfig(
-        features=263, text_dim=data.encoder.token_dim, latent_dim=96, ff_size=192, num_layers=3, num_heads=4,
-        dropout=0.0, max_len=128,
+        features=layout.features_D, text_dim=data.encoder.token_dim, latent_dim=96, ff_size=192, num_layers=3,
+        num_heads=4, dropout=0.0, max_len=128, decoder=False,
     )  # fmt: skip
     model = TMR(shape)
     rest_D = -data.mean_D / data.std_D
-    rest_D[FEET] += 1 / data.std_D[FEET]  # a body at rest stands on its feet
+    rest_D[layout.feet] += 1 / data.std_D[layout.feet]  # a body at rest stands on its feet
     recipe = Recipe(steps=steps, learning_rate=7e-4, seed=seed)
     texts = TokenTexts(*data.encoder.tokens(data.captions))
     train_tmr(model, data.parts, texts, rest_D, recipe, _report("tmr", steps))
-    config = CheckpointConfig(kind="tmr", network=network_shape(model), text_encoder=TEXT)
-    save_checkpoint(zoo / "tmr-embedded", model, config, MotionSpace(data.mean_D, data.std_D))
+    config = CheckpointConfig(
+        kind="tmr", network=network_shape(model), text_encoder=TEXT, fps=given.fps, representation=given.representation
+    )
+    name = {"first": "tmr-embedded", "second": "tmr-second"}[world]
+    save_checkpoint(zoo / name, model, config, data.space(given), half=world == "second")
 
 
 def _captioned(made: Sequence[Clips]) -> tuple[list[Captioned], list[str]]:
@@ -194,23 +204,30 @@ def denoiser(  # noqa: PLR0913, PLR0917 - the options of a command
     steps: int = 20000,
     predicts: PredictionType = "sample",
     upper_bound: bool = False,
+    world: WorldName = "first",
+    without: Annotated[str, typer.Option(help="An action of source/train that is left out.")] = "",
 ) -> None:
-    """A base denoiser on source/train; `--upper-bound`: on target/train too."""
-    names = ["source/train", "target/train"] if upper_bound else ["source/train"]
-    data = _Data(zoo, names, seed=200 + seed, named_sides=0.5)
+    """A base denoiser on source/train or second/train; `--upper-bound`: on target/train too."""
+    if world == "second":
+        given, made = SECOND, [worlds.clips("second/train", CLIPS, 200 + seed)]
+    else:
+        names = ["source/train", "target/train"] if upper_bound else ["source/train"]
+        given, made = FIRST, [clips(name, CLIPS, 200 + seed, named_sides=0.5, without=without) for name in names]
+    data = _Data(zoo, made)
     torch.manual_seed(seed)
     network_class, _, denoiser_class = DENOISERS[kind]
-    space = MotionSpace(data.mean_D, data.std_D)
+    space = data.space(given)
+    shape = replace(SHAPES[kind](data.encoder), features=len(data.mean_D))
     model = denoiser_class(
-        network_class(SHAPES[kind](data.encoder)), SCHEDULE,
-        space=space, text_encoder=data.encoder, prediction_type=predicts,
-    )  # fmt: skip
+        network_class(shape), SCHEDULE, space=space, text_encoder=data.encoder, prediction_type=predicts
+    )
     name = name or _default_name(kind, predicts)
     train_denoiser(model, data.joined(), data.captions, Recipe(steps=steps, seed=seed), _report(name, steps))
     config = CheckpointConfig(
-        kind=kind, network=network_shape(model.network), text_encoder=TEXT, schedule=SCHEDULE, prediction_type=predicts
-    )
-    save_checkpoint(zoo / name, model.network, config, space)
+        kind=kind, network=network_shape(model.network), text_encoder=TEXT, schedule=SCHEDULE,
+        prediction_type=predicts, fps=given.fps, representation=given.representation,
+    )  # fmt: skip
+    save_checkpoint(zoo / name, model.network, config, space, half=bool(without) or world == "second")
 
 
 def _default_name(kind: str, predicts: PredictionType) -> str:
@@ -219,14 +236,18 @@ def _default_name(kind: str, predicts: PredictionType) -> str:
 
 @app.command(name="all")
 def everything(zoo: Zoo = ZOO) -> None:
-    """Text encoder, TMR, two evaluators, three bases and the upper bound, one after the other."""
+    """Text encoder, two TMRs, two evaluators, the bases and the upper bounds, one after the other."""
     text(zoo)
     tmr(zoo)
+    tmr(zoo, world="second")
     evaluator(zoo)
     evaluator(zoo, world="second")
     denoiser(zoo)
     denoiser(zoo, name="mdm-embedded-b", seed=0)
     denoiser(zoo, name="mdm-embedded-upper", seed=0, upper_bound=True)
+    denoiser(zoo, name="mdm-second", world="second")
+    for action in LEFT_OUT:
+        denoiser(zoo, name=f"mdm-embedded-no-{action}", without=action)
     denoiser(zoo, kind="t2m_unet")
     denoiser(zoo, kind="t2m_unet", name="t2m-unet-embedded-upper", seed=0, upper_bound=True)
 

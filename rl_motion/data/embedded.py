@@ -125,18 +125,21 @@ class Clips:
     claims: tuple[Claim, ...]
 
 
-def clips(split: str, number: int, seed: int = 0, *, named_sides: float = 0.0) -> Clips:
+def clips(split: str, number: int, seed: int = 0, *, named_sides: float = 0.0, without: str = "") -> Clips:
     """`number` motions of a split with a caption each, cycling through its combinations.
 
     `named_sides`: the share of captions of coarse combinations that name a side all the same, from wherever the
     annotator stood: half of them are the viewer's and wrong. Only sides whose both combinations are in target/train
     are named, so that no combination of val or test appears in any caption of the source.
+    `without`: an action that is left out, motions and captions.
 
     Raises:
-        UserError: an unknown split.
+        UserError: an unknown split, or an action that it does not have.
     """
     _check(split)
-    claims = splits()[split]
+    claims = [claim for claim in splits()[split] if claim.action != without]
+    if without and len(claims) == len(splits()[split]):
+        raise UserError(f"got {split} without {without!r}, which it does not have; want an action of it; correct it")
     features = np.zeros((number, FRAMES, 263), np.float32)
     length = np.zeros(number, np.int64)
     captions = []

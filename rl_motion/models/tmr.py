@@ -37,6 +37,7 @@ class TMRConfig:
         num_heads: attention heads.
         dropout: active in `train()` only.
         max_len: size of the position table; above the longest motion or text by two.
+        decoder: whether the motion decoder is there, which retrieval does not need.
     """
 
     features: int = 263
@@ -47,6 +48,7 @@ class TMRConfig:
     num_heads: int = 4
     dropout: float = 0.1
     max_len: int = 5000
+    decoder: bool = True
 
 
 class ActorEncoder(nn.Module):
@@ -101,7 +103,8 @@ class TMR(nn.Module):
         self.config = config
         self.motion_encoder = ActorEncoder(config.features, config)
         self.text_encoder = ActorEncoder(config.text_dim, config)
-        self.motion_decoder = ActorDecoder(config.features, config)
+        if config.decoder:
+            self.motion_decoder = ActorDecoder(config.features, config)
 
     def encode_motion(self, features_BFD: Tensor, length_B: Tensor) -> Gaussian:
         """Encode *normalised* features; `mu_BC` is the embedding that retrieval uses."""

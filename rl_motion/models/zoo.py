@@ -104,10 +104,16 @@ def locate(name_or_dir: str | Path, kinds: Collection[str]) -> Path:
     return path
 
 
-def save_checkpoint(directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace) -> None:
-    """Write a checkpoint directory (without its model card)."""
+def save_checkpoint(
+    directory: Path, network: nn.Module, config: CheckpointConfig, space: MotionSpace, *, half: bool = False
+) -> None:
+    """Write a checkpoint directory (without its model card).
+
+    `half`: its weights are rounded to float16, its statistics are not.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{k}": v.detach().contiguous().clone() for k, v in network.state_dict().items()}
+    weights = network.state_dict().items()
+    tensors = {f"network.{k}": (v.half() if half else v).detach().contiguous().clone() for k, v in weights}
     tensors |= {"mean_D": space.mean_D, "std_D": space.std_D}
     if space.text is not None:
         tensors |= {"text_mean_C": space.text.mean_C, "text_std_C": space.text.std_C}

@@ -43,7 +43,10 @@ class Changes:
 
 def settings_of(job: Job) -> dict[str, str]:
     """Every setting by dotted name, as text; `runtime.mode` says what it comes to."""
-    flat = flatten(job.model_dump(mode="json"))
+    whole = job.model_dump(mode="json")
+    # Runs from before a reward could name its weights have no such entry.
+    rewards = [{key: value for key, value in r.items() if (key, value) != ("model", None)} for r in whole["rewards"]]
+    flat = flatten(whole | {"rewards": rewards})
     del flat["runtime.staleness"]
     return flat | {"runtime.mode": f"async, staleness {job.runtime.lag}" if job.runtime.lag else "sync"}
 
