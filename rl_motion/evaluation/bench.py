@@ -14,7 +14,7 @@ from rl_motion.data import worlds
 from rl_motion.evaluation.embedding import MotionEvaluator, Real
 from rl_motion.evaluation.guarantees import Combination, Seen, weights_sha256
 from rl_motion.evaluation.oracle_success import Judging
-from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate, names
+from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate
 from rl_motion.rewards.combine import Term
 from rl_motion.rewards.of_job import job_terms
 from rl_motion.types import Motions, Normalisation, Prompt
@@ -59,16 +59,14 @@ def embedded_bench(job: Job) -> Bench:
     )
 
 
-def evaluator_of(split: str) -> MotionEvaluator | None:
-    """The packaged one of the split's world; None where it is not packaged."""
-    name = worlds.world_of(split).evaluator
-    return load_evaluator(name) if name in names(EVALUATORS) else None
+def evaluator_of(split: str) -> MotionEvaluator:
+    """The packaged one of the split's world."""
+    return load_evaluator(worlds.world_of(split).evaluator)
 
 
-def evaluator_sha256(split: str) -> str | None:
-    """Of the weights of that evaluator, which are not loaded; None where it is not packaged."""
-    name = worlds.world_of(split).evaluator
-    return weights_sha256(locate(name, EVALUATORS)) if name in names(EVALUATORS) else None
+def evaluator_sha256(split: str) -> str:
+    """Of the weights of that evaluator, which are not loaded."""
+    return weights_sha256(locate(worlds.world_of(split).evaluator, EVALUATORS))
 
 
 def judging_of(split: str) -> Judging:

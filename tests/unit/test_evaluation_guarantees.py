@@ -4,12 +4,14 @@ import hashlib
 import shutil
 from dataclasses import replace
 from functools import cache
+from itertools import count
 
 import pytest
 
 from rl_motion.config import Job, UserError
 from rl_motion.data import embedded, worlds
 from rl_motion.data.embedded import SPLITS
+from rl_motion.evaluation.bench import evaluator_of, evaluator_sha256
 from rl_motion.evaluation.guarantees import Seen, refuse_goal, unseen
 from rl_motion.models.zoo import ZOO
 from rl_motion.runtime.build import build_validation, check_job, seen_by
@@ -207,3 +209,24 @@ def test_neither_training_nor_validation_reads_a_test_split(split):
             read_source(split, use, 40, 20.0)
     with pytest.raises(UserError, match=r"prompts.validation: got"):
         build_validation(job(prompts={"validation": {split: 1}}, evaluation={"validate_every": 1}))
+
+
+def test_what_these_tests_notice(monkeypatch):
+    """Negative control: with each guard taken out, what it refuses goes through."""
+    leak = held_out(3)
+    never_twice = count()
+    monkeypatch.setattr("rl_motion.evaluation.guarantees._plain", lambda text: str(next(never_twice)))
+    renamed = [replace(prompt, id=f"other {prompt.id}") for prompt in leak]
+    assert unseen(leak, "target/test", Seen(trained=renamed), None) == leak
+    monkeypatch.setattr("rl_motion.evaluation.guarantees.weights_sha256", lambda checkpoint: "")
+    refuse_goal(sha256(ZOO / "tmr-embedded"), job())
+    # A split whose name says `val` whatever it holds would be read: the name is the guard.
+    monkeypatch.setattr("rl_motion.data.worlds.prompts", lambda name, fps: leak)
+    assert read_source("target/val", "val", 40, 20.0).prompts == leak
+
+
+def test_packaged_evaluators_are_no_goal_of_the_packaged_jobs():
+    for split in ("target/test", "second/test"):
+        found = evaluator_of(split)
+        assert found.sha256 == evaluator_sha256(split)
+        refuse_goal(found.sha256, job(rewards=[{"name": "tmr"}, {"name": "foot_skate"}]))
