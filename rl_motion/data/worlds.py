@@ -79,7 +79,11 @@ def prompts(split: str, fps: float | None = None) -> list[Prompt]:
     else:
         own = [prompt for name in _names(domain, part) for prompt in embedded.prompts(name)]
     rate = world_of(split).fps
-    return own if fps in (None, rate) else [_at(prompt, round(prompt.length * fps / rate)) for prompt in own]
+    if fps is None or fps == rate:
+        return own
+    there = [_at(prompt, round(prompt.length * fps / rate)) for prompt in own]
+    # Two lengths of a wording may become one.
+    return list({prompt.id: prompt for prompt in there}.values())
 
 
 def clips(split: str, number: int, seed: int = 0) -> embedded.Clips:

@@ -339,11 +339,26 @@ def test_the_loss_sees_a_path_that_drifts_and_nothing_beyond_the_length():
     assert loss(0, late_F, short_BF) == 0 < loss(0, late_F)
 
 
-@pytest.mark.parametrize("features", [205, 251, 264])
+@pytest.mark.parametrize("features", [205, 264])
 def test_statistics_of_another_representation_are_refused(features):
     motion_BFD = torch.randn(2, 5, features, generator=torch.Generator().manual_seed(4))
-    with pytest.raises(ValueError, match=rf"got {features} features; want the 263 of humanml3d-263"):
+    with pytest.raises(ValueError, match=rf"got {features} features; want one of \[251, 263\]"):
         feature_statistics(motion_BFD, torch.tensor([5, 5]))
+
+
+def test_kits_features_have_groups_of_their_own():
+    """251 features with 21 joints: the deviation is shared within a group, and the loss weighs each by its own."""
+    motion_BFD = torch.randn(3, 9, 251, generator=torch.Generator().manual_seed(4)) * torch.arange(1, 252)
+    _, std_D = feature_statistics(motion_BFD, torch.tensor([9, 9, 5]))
+    groups = ((0, 1), (1, 3), (3, 4), (4, 64), (64, 184), (184, 247), (247, 251))
+    assert len(std_D.unique()) == len(groups)
+    for start, stop in groups:
+        assert len(std_D[start:stop].unique()) == 1
+    valid_BF = torch.ones(1, 2, dtype=torch.bool)
+    for feature, weight in ((3, 8.0), (63, 2.0), (64, 0.5), (183, 0.5), (184, 1.0), (246, 1.0), (247, 0.5)):
+        error_BFD = torch.zeros(1, 2, 251)
+        error_BFD[..., feature] = 1.0
+        assert x0_loss(error_BFD, valid_BF).item() == pytest.approx(weight / 251)
 
 
 def test_x0_of_another_representation_is_not_weighed_by_humanml3d_s_slices():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FEATURES, FRAMES, CLIPS = 8, 12, 24
 CAPTIONS = ["a man walks", "someone kicks twice with the left foot", "a figure waves"]
 SCHEDULE = ScheduleConfig(betas="cosine", timesteps=20)
+LAYOUT = SimpleNamespace(joints=slice(4, 8), rot6d=slice(8, 8), vel=slice(8, 8), feet=slice(8, 8))
+"""Of features that are small enough to be learned in no time: a root and what hangs on it."""
 SPACE = MotionSpace(torch.zeros(FEATURES), torch.ones(FEATURES))
 SHAPES = {
     "mdm": MDMConfig(
@@ -38,6 +41,11 @@ SHAPES = {
 KINDS_OF_PREDICTION = ("sample", "epsilon", "v_prediction")
 kinds = pytest.mark.parametrize("kind", SHAPES)
 predictions = pytest.mark.parametrize("predicts", KINDS_OF_PREDICTION)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(pretraining, "layout_of", lambda width: LAYOUT)
 
 
 @pytest.fixture(scope="module")

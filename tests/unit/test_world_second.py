@@ -158,7 +158,10 @@ def test_lengths_are_in_the_models_frames():
     assert worlds.prompts("second/val", 12.5) == own
     assert [p.text for p in own] == [p.text for p in other]
     assert {(a.length, b.length) for a, b in zip(own, other, strict=True)} == {(24, 38), (25, 40)}
-    assert {p.length for p in worlds.prompts("source/val", 12.5)} == {24, 25}
+    for split in ("source/val", "first/train"):
+        slow = worlds.prompts(split, 12.5)
+        assert {p.length for p in slow} == {24, 25} and len({p.id for p in slow}) == len(slow)
+        assert {p.text for p in slow} == {p.text for p in worlds.prompts(split)}
     ids = [p.id for p in other]
     assert len({*ids}) == len(ids) and not {*ids} & {p.id for p in own}
 
