@@ -167,7 +167,7 @@ HACKS: dict[str, tuple[Hack, tuple[float, ...]]] = {
     "scaled": (scaled, (0.25, 0.1, -0.2)),
     "sunk": (sunk, (0.1, 0.03)),
     "floating": (floating, (0.2, 0.1)),
-    "trembling_feet": (trembling_feet, (0.02, 0.005)),
+    "trembling_feet": (trembling_feet, (0.02, 0.01, 0.005)),
     "stretched": (stretched, (0.1, 0.05)),
 }
 """What is planted, and how strongly."""

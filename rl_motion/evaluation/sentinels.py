@@ -50,6 +50,8 @@ FLOORS: Mapping[str, float] = {
     "penetration": 0.002,
     "velocity_gap": 0.02,
     "rotation_gap": 0.01,
+    "velocity_tremor": 1.0,
+    "rotation_tremor": 0.5,
     "diversity": 0.002,
     "spread": 0.005,
     "twins": 5.0,

@@ -229,6 +229,30 @@ def rotation_gap_B(features_BFD: Tensor, joints_BFJ3: Tensor, length_B: Tensor) 
     return _mean_over_frames(gap_BF, _first_frames(length_B, joints_BFJ3.shape[1]))
 
 
+def rotation_tremor_B(features_BFD: Tensor, length_B: Tensor, fps: float = FPS) -> Tensor:
+    """Return how the features' rotations tremble, in 1/s^2: the median second difference over columns and frames.
+
+    The median: a model's few large mistakes do not hide what trembles a little everywhere.
+
+    Args:
+        features_BFD: HumanML3D's, un-normalised.
+        length_B: valid frames of each motion; those below 3 give 0.
+        fps: frames per second.
+    """
+    return _median_tremor(features_BFD[..., ROT6D], length_B) * fps**2
+
+
+def velocity_tremor_B(features_BFD: Tensor, length_B: Tensor, fps: float = FPS) -> Tensor:
+    """Return the same of the features' velocities, in m/s^3.
+
+    Args:
+        features_BFD: HumanML3D's, un-normalised.
+        length_B: valid frames of each motion; those below 3 give 0.
+        fps: frames per second.
+    """
+    return _median_tremor(features_BFD[..., VEL], length_B) * fps**3
+
+
 OF_JOINTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "bone_drift": lambda joints_BFJ3, length_B, _: bone_drift_B(joints_BFJ3, length_B),
     "bone_wobble": lambda joints_BFJ3, length_B, _: bone_wobble_B(joints_BFJ3, length_B),
@@ -243,7 +267,7 @@ OF_JOINTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "penetration": lambda joints_BFJ3, length_B, _: penetration_B(joints_BFJ3, length_B),
 }
 """(joints [B, F, 22, 3] in metres, valid frames [B], frames per second) -> one number per motion, by name."""
-OF_FEATURES = ("velocity_gap", "rotation_gap")
+OF_FEATURES = ("velocity_gap", "rotation_gap", "velocity_tremor", "rotation_tremor")
 """What `measures_of` adds, where the features are HumanML3D's."""
 
 
@@ -274,7 +298,15 @@ def measures_of(motions: Motions) -> dict[str, Tensor]:
         features_BFD = motions.features_BFD.to(joints_BFJ3)
         found["velocity_gap"] = velocity_gap_B(features_BFD, joints_BFJ3, length_B, motions.fps)
         found["rotation_gap"] = rotation_gap_B(features_BFD, joints_BFJ3, length_B)
+        found["velocity_tremor"] = velocity_tremor_B(features_BFD, length_B, motions.fps)
+        found["rotation_tremor"] = rotation_tremor_B(features_BFD, length_B, motions.fps)
     return found
+
+
+def _median_tremor(part_BFC: Tensor, length_B: Tensor) -> Tensor:
+    second_BFC = part_BFC.diff(n=2, dim=1).abs()
+    valid_BF1 = _first_frames(length_B - 2, second_BFC.shape[1])[..., None]
+    return second_BFC.where(valid_BF1, torch.nan).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
 
 
 def _bones(joints_BFJ3: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from rl_motion.motion.skeleton import STANDING_OFFSETS_J3, fk_local
 from rl_motion.types import Motions, Normalisation, Representation
 
 FPS = 20.0
+GAPS = ("velocity_gap", "rotation_gap")
 
 
 def standing(frames=10):
@@ -141,7 +142,7 @@ def motions(number=8):
 def test_features_of_real_motion_agree_with_their_joints_and_disturbed_ones_do_not():
     real = motions()
     assert list(measures_of(real)) == [*OF_JOINTS, *OF_FEATURES]
-    assert all((measures_of(real)[name] < 1e-4).all() for name in OF_FEATURES)
+    assert all((measures_of(real)[name] < 1e-4).all() for name in GAPS)
     joints = {name: measures_of(real)[name] for name in OF_JOINTS}
     for columns, name in ((VEL, "velocity_gap"), (ROT6D, "rotation_gap")):
         features = real.features_BFD.clone()
@@ -152,7 +153,23 @@ def test_features_of_real_motion_agree_with_their_joints_and_disturbed_ones_do_n
     moved = real.features_BFD.clone()
     moved[:, ::2, JOINTS] += 0.01
     found = measures_of(replace(real, features_BFD=moved))
-    assert all((found[name] > 1e-3).all() for name in OF_FEATURES)
+    assert all((found[name] > 1e-3).all() for name in GAPS)
+
+
+def test_features_that_tremble_a_little_everywhere_are_seen_beside_a_few_large_mistakes():
+    t = torch.arange(40).double() / FPS
+    features = torch.zeros(2, 40, 263).double()
+    features[..., ROT6D] = (0.5 * 3.0 * t**2)[:, None]
+    features[..., VEL] = (0.5 * 4.0 * t**2 / FPS)[:, None]
+    features[1, 7] = 100.0
+    given = Motions(features, length(40, 40), FPS, Representation.HUMANML3D_263, Normalisation.NONE)
+    found = measures_of(given)
+    assert found["rotation_tremor"].tolist() == pytest.approx([3.0, 3.0])
+    assert found["velocity_tremor"].tolist() == pytest.approx([4.0, 4.0])
+    padded = torch.cat([features, torch.full((2, 5, 263), torch.nan).double()], dim=1)
+    again = measures_of(replace(given, features_BFD=padded))
+    assert all(torch.allclose(again[name], found[name]) for name in OF_FEATURES)
+    assert measures_of(replace(given, length_B=length(2, 2)))["rotation_tremor"].tolist() == [0.0, 0.0]
 
 
 def test_a_velocity_that_points_elsewhere_is_a_gap():
