@@ -60,6 +60,7 @@ from running import provenance
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.data.folder import category, cut_windows, read_folder, split_clips, split_prompts
+from rl_motion.evaluation.guarantees import refuse_goal
 from rl_motion.evaluation.selection import draw, make_units
 from rl_motion.evaluation.statistics import paired_difference
 from rl_motion.models.text import TextEncoder
@@ -106,9 +107,14 @@ def post_training(zoo: Path, prompts: Path, sizes: Sizes, seed: int) -> Job:
 
 
 def measure(job: Job, adapter: Path | None, zoo: Path, prompts: Mapping[str, Sequence[Prompt]], folder: Path) -> None:
-    """The motions of one arm for every prompt of every split, as judge, reward and sentinels see them."""
-    torch.set_num_threads(job.runtime.threads)
-    policy, judge, reward = load_policy(job, adapter), load_evaluator(zoo / EVALUATOR), load_tmr(zoo / TMR_NAME)
+    """The motions of one arm for every prompt of every split, as judge, reward and sentinels see them.
+
+    Raises:
+        UserError: the judge is the reward.
+    """
+    judge, reward = load_evaluator(zoo / EVALUATOR), load_tmr(zoo / TMR_NAME)
+    refuse_goal(judge.sha256, job)
+    policy = load_policy(job, adapter)
     for split, examined in prompts.items():
         made: list[Motions] = []
         scalars: dict[str, list[float]] = {}

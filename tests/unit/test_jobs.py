@@ -17,6 +17,7 @@ HELP = {
     "zoo_cards": {"--base", "--only", "model cards"},
     "experiments/ablations": {"--table", "--model", "--out", "--iterations", "--seeds", "--parallel", "validation"},
     "experiments/tables": {"--rows", "--seeds", "--out", "--set", "--parallel", "--smoke", "leave-one-out"},
+    "experiments/real_motion": {"--out", "--target", "--seeds", "--smoke", "captions alone", "held-out trials"},
     "sentinels": {"calibrate", "honest", "hacks", "a quarter of that range"},
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},

@@ -1,9 +1,10 @@
 """The real-motion experiment, small: it runs, goes on where it stopped, and lets nothing through that is held out."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rl_motion.models.text import TextEncoder
 from rl_motion.models.zoo import load_denoiser
 from rl_motion.prompts.pool import read_prompts
 from tests.real_folder import rows_and_joints, write_folder
-from tests.unit.test_jobs import application, plain
+from tests.unit.test_jobs import application, load
 
 TARGET = ("dance", "jump")
 WORDS = ["--target", "dance", "--target", "jump", "--seeds", "2", "--smoke"]
@@ -24,12 +25,8 @@ WORDS = ["--target", "dance", "--target", "jump", "--seeds", "2", "--smoke"]
 
 @pytest.fixture(scope="module")
 def scripts(root):
-    """real_motion.py and real_stages.py, whose folder is where they look for one another."""
-    sys.path.insert(0, str(root / "jobs" / "experiments"))
-    try:
-        yield importlib.import_module("real_motion"), importlib.import_module("real_stages")
-    finally:
-        sys.path.remove(str(root / "jobs" / "experiments"))
+    """real_motion.py and real_stages.py, of which it makes its stages."""
+    return load(root, "experiments/real_motion"), importlib.import_module("real_stages")
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +47,6 @@ def made(data, scripts, tmp_path_factory):
     ended = CliRunner().invoke(application(scripts[0]), [str(data), "--out", str(out), *WORDS])
     assert ended.exit_code == 0, ended.output
     return out, ended.stdout
-
-
-def test_the_script_explains_itself(scripts):
-    words = plain(CliRunner().invoke(application(scripts[0]), ["--help"], env={"COLUMNS": "300"}).output)
-    assert all(word in words for word in ("--out", "--target", "--seeds", "--smoke", "captions alone"))
 
 
 def test_every_arm_stands_in_the_results(made):
@@ -137,11 +129,17 @@ def test_a_held_out_caption_in_the_prompts_stops_the_job(made, world, scripts, t
     assert not (tmp_path / "run").exists()
 
 
-def test_the_reward_is_not_the_judge(made, scripts):
+def test_the_reward_is_not_the_judge(made, scripts, monkeypatch, tmp_path):
     out, _ = made
     job = scripts[0].post_training(out / "zoo", out / "prompts", scripts[1].SMOKE, 0)
     [reward] = job.rewards
     assert (reward.name, reward.model) == ("tmr", str((out / "zoo" / "tmr").resolve()))
+    # Control: a judge with the weights that the reward reads.
+    weights = (out / "zoo" / "tmr" / "model.safetensors").read_bytes()
+    judge = SimpleNamespace(sha256=hashlib.sha256(weights).hexdigest())
+    monkeypatch.setattr(scripts[0], "load_evaluator", lambda _: judge)
+    with pytest.raises(UserError, match="that reward 'tmr' reads too"):
+        scripts[0].measure(job, None, out / "zoo", {}, tmp_path)
     seeds = scripts[1].SEEDS
     assert seeds[scripts[1].EVALUATOR] not in {seed for name, seed in seeds.items() if name != scripts[1].EVALUATOR}
 
