@@ -51,8 +51,8 @@ def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
         return kept
 
     policies = {"base": load_policy(job, None), "tuned": load_policy(job, folder / "adapter")}
-    bench = replace(bench, prompts=prompts, seen=seen_by(job))
-    return evaluate_run(job, folder, policies, wall_s=wall_s, bench=bench)
+    fresh = replace(bench, prompts=prompts, seen=seen_by(job))
+    return evaluate_run(job, folder, policies, wall_s=wall_s, bench=fresh)
 
 
 @dataclass(frozen=True)
