@@ -42,6 +42,7 @@ FLOORS: Mapping[str, float] = {
     "body_size": 0.01,
     "jerk": 10.0,
     "ankle_tremor": 0.5,
+    "ankle_shake": 5.0,
     "root_jolt": 1.0,
     "energy": 0.02,
     "travel": 0.02,

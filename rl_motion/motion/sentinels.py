@@ -195,6 +195,20 @@ def ankle_tremor_B(joints_BFJ3: Tensor, length_B: Tensor, fps: float = FPS) -> T
     return found_B
 
 
+def ankle_shake_B(joints_BFJ3: Tensor, length_B: Tensor, fps: float = FPS) -> Tensor:
+    """Return the median jerk of the ankles in m/s^3, over frames and both: trembling that is there all the time.
+
+    Steps and kicks are a few frames of a motion, which decide `ankle_tremor` and leave a median alone.
+
+    Args:
+        joints_BFJ3: positions in metres.
+        length_B: valid frames of each motion; those below 4 give 0.
+        fps: frames per second.
+    """
+    third_BFA = joints_BFJ3[:, :, list(ANKLE_JOINTS)].diff(n=3, dim=1).norm(dim=-1) * fps**3
+    return _median(third_BFA, length_B - 3)
+
+
 def velocity_gap_B(features_BFD: Tensor, joints_BFJ3: Tensor, length_B: Tensor, fps: float = FPS) -> Tensor:
     """Return how far the features' own velocities are from those of the joints, in m/s: the mean over joints.
 
@@ -239,7 +253,7 @@ def rotation_tremor_B(features_BFD: Tensor, length_B: Tensor, fps: float = FPS) 
         length_B: valid frames of each motion; those below 3 give 0.
         fps: frames per second.
     """
-    return _median_tremor(features_BFD[..., ROT6D], length_B) * fps**2
+    return _median(features_BFD[..., ROT6D].diff(n=2, dim=1).abs(), length_B - 2) * fps**2
 
 
 def velocity_tremor_B(features_BFD: Tensor, length_B: Tensor, fps: float = FPS) -> Tensor:
@@ -250,7 +264,7 @@ def velocity_tremor_B(features_BFD: Tensor, length_B: Tensor, fps: float = FPS) 
         length_B: valid frames of each motion; those below 3 give 0.
         fps: frames per second.
     """
-    return _median_tremor(features_BFD[..., VEL], length_B) * fps**3
+    return _median(features_BFD[..., VEL].diff(n=2, dim=1).abs(), length_B - 2) * fps**3
 
 
 OF_JOINTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -259,6 +273,7 @@ OF_JOINTS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "body_size": lambda joints_BFJ3, length_B, _: body_size_B(joints_BFJ3, length_B),
     "jerk": jerk_B,
     "ankle_tremor": ankle_tremor_B,
+    "ankle_shake": ankle_shake_B,
     "root_jolt": root_jolt_B,
     "energy": energy_B,
     "travel": travel_B,
@@ -303,10 +318,10 @@ def measures_of(motions: Motions) -> dict[str, Tensor]:
     return found
 
 
-def _median_tremor(part_BFC: Tensor, length_B: Tensor) -> Tensor:
-    second_BFC = part_BFC.diff(n=2, dim=1).abs()
-    valid_BF1 = _first_frames(length_B - 2, second_BFC.shape[1])[..., None]
-    return second_BFC.where(valid_BF1, torch.nan).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
+def _median(value_BFC: Tensor, count_B: Tensor) -> Tensor:
+    """Of the first so many frames of each row, [B]; 0 where there are none."""
+    valid_BF1 = _first_frames(count_B, value_BFC.shape[1])[..., None]
+    return value_BFC.where(valid_BF1, torch.nan).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
 
 
 def _bones(joints_BFJ3: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from rl_motion.motion.features import JOINTS, ROT6D, VEL
 from rl_motion.motion.sentinels import (
     OF_FEATURES,
     OF_JOINTS,
+    ankle_shake_B,
     ankle_tremor_B,
     body_size_B,
     bone_drift_B,
@@ -131,6 +132,15 @@ def test_tremor_counts_both_ankles_and_rows_apart():
     want = (3 * 0.01**2 * torch.trapezoid(density, hertz)).sqrt()
     assert both.tolist() == pytest.approx([want.item()] * 2, rel=0.1)
     assert torch.allclose(both[1:], ankle_tremor_B(joints[1:, :300], length(300), FPS))
+
+
+def test_shaking_is_the_median_jerk_of_the_ankles_and_a_kick_does_not_count():
+    t = torch.arange(40).double() / FPS
+    joints = standing(40)
+    joints[:, :, [7, 8]] += (torch.stack([0.5 * t**3, 2.0 * t**2, t], dim=-1))[None, :, None]
+    assert ankle_shake_B(joints, length(40), FPS).item() == pytest.approx(3.0)
+    joints[:, 20, 7] += 0.5
+    assert ankle_shake_B(joints, length(40), FPS).item() == pytest.approx(3.0)
 
 
 def motions(number=8):
