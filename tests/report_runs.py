@@ -35,7 +35,11 @@ def report(gain: float = 0.1, half: float = 0.05, *, seed: int = 0, field: bool 
     found = {
         **arms,
         "sentinels": {
-            split: {"jerk": compared | {"limit": 1.5, "within": True}, "float": dict(compared), "bone_drift": None}
+            split: {
+                "jerk": compared | {"low": 0.8, "high": 1.25, "within": True},
+                "float": dict(compared),
+                "bone_drift": None,
+            }
             for split in SPLITS
         },
         "diversity": dict.fromkeys(SPLITS, compared),

@@ -129,16 +129,14 @@ class RewardConfig(Section):
     name: str
     """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
     model: str | None = None
-    """Weights that `tmr` and `tmr_contrastive` read: a retrieval model of the zoo or a directory of the same form. It may
-    read another representation than the model makes, where the one can be had of the other. None: `tmr-embedded`."""
+    """Weights that `tmr` and `tmr_contrastive` read: a retrieval model of the zoo or a directory of the same form. It
+    may read another representation than the model makes, where the one can be had of the other. None: `tmr-embedded`."""
     weight: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
 
 
 class SentinelsConfig(Section):
     """When report and run warn of motion that is no longer natural."""
 
-    ratio_to_base: PositiveFloat = 1.5
-    """The report: a sentinel of the tuned model above this multiple of the base's."""
     bands: str | None = "first"
     """Where the sentinels of honest runs stay: packaged bands by the name of their world, or `FILE.json:WORLD` as
     `jobs/sentinels.py` writes it. They judge motion of their own frame rate. None: nothing is judged."""

@@ -14,6 +14,7 @@ from rl_motion.data import worlds
 from rl_motion.evaluation.embedding import MotionEvaluator, Real
 from rl_motion.evaluation.guarantees import Combination, Seen, weights_sha256
 from rl_motion.evaluation.oracle_success import Judging
+from rl_motion.evaluation.sentinels import Bands, bands_at
 from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate
 from rl_motion.rewards.combine import Term
 from rl_motion.rewards.of_job import job_terms
@@ -35,6 +36,7 @@ class Bench:
     real: motion to compare with, of the prompts' actions; None where there is none.
     combination: what a text asks for, whatever its wording; None: only ids and texts are compared.
     seen: what the job has read, of which nothing may be evaluated.
+    bands: where the sentinels of honest runs stay; None: they are measured and not judged.
     """
 
     prompts: Callable[[str], Sequence[Prompt]]
@@ -44,6 +46,7 @@ class Bench:
     real: Callable[[str, Sequence[Prompt]], Real | None] = lambda split, prompts: None
     combination: Callable[[str], Combination | None] = lambda split: None
     seen: Seen = field(default_factory=Seen)
+    bands: Bands | None = None
 
 
 def embedded_bench(job: Job) -> Bench:
@@ -56,6 +59,7 @@ def embedded_bench(job: Job) -> Bench:
         evaluator=cache(evaluator_of),
         real=real_of,
         combination=lambda split: worlds.world_of(split).read,
+        bands=bands_at(job.sentinels.bands, config.fps),
     )
 
 

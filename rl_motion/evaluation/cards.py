@@ -100,17 +100,17 @@ def sentinels(reports: Sequence[Report]) -> str:
             outside = [one.get("within") for one in known].count(False)
             judged = any(one.get("within") is not None for one in known)
             state = f"outside{f' in {outside} of {len(known)}' if len(known) > 1 else ''}" if outside else "within"
+            honest = f" <small>[{known[0]['low']:.2f}, {known[0]['high']:.2f}]</small>" if judged else ""
             rows.append(
                 [
                     f"{escape(split_name(split))}: {escape(label)}",
                     f"<td>{_mean(known, 'base'):.4g}</td>",
                     f"<td>{_mean(known, 'tuned'):.4g}</td>",
                     f"<td>{cell}</td>",
-                    f'<td class="{"outside" if outside else "within"}">{state if judged else ""}</td>',
+                    f'<td class="{"outside" if outside else "within"}">{state + honest if judged else ""}</td>',
                 ]
             )
-    limits = [one["limit"] for one in reports[0]["sentinels"].get("held_out", {}).values() if one and "limit" in one]
-    return table(["", "base", "tuned", "tuned / base", f"limit {limits[0]:g} x" if limits else ""], rows)
+    return table(["", "base", "tuned", "tuned / base", "honest runs"], rows)
 
 
 def agreement(reports: Sequence[Report], split: str) -> str:

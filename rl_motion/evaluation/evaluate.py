@@ -106,6 +106,8 @@ class Evaluation:
     """Name in the records -> split of the bench."""
     embedded: dict[str, Embedded] = field(default_factory=dict)
     """Name of a split -> its motions under the evaluator of its world, where there is one."""
+    bands: sentinels.Bands | None = None
+    """What the sentinels are judged by."""
 
     def of(self, split: str, arm: str) -> list[Record]:
         """The records of one arm on one split, in the order of units and rows (the same for every arm)."""
@@ -153,7 +155,7 @@ def evaluate(
         RunFault: the arms' noise differs, a motion is not finite, or a reward is not.
     """
     _check_arms(policies)
-    result = Evaluation(splits=dict((splits or job.evaluation.splits).items()))
+    result = Evaluation(splits=dict((splits or job.evaluation.splits).items()), bands=bench.bands)
     for split, source in result.splits.items():
         every = bench.prompts(source)
         # `train` is measured because it is trained with.

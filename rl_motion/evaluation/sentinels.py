@@ -259,6 +259,16 @@ def bands_of(name: str) -> Bands:
     return known[world]
 
 
+def bands_at(name: str | None, fps: float) -> Bands | None:
+    """The bands that a job names, if they are of motion at this rate; None otherwise, and where it names none.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    found = bands_of(name) if name else None
+    return found if found and found.fps == fps else None
+
+
 def read_bands(path: Path) -> dict[str, Bands]:
     """Bands by world, from a file that `jobs/sentinels.py` wrote.
 

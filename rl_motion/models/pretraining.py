@@ -165,8 +165,8 @@ def train_denoiser(
     """
     if denoiser.prediction_type == "sample" and denoiser.representation not in _WEIGHED:
         raise ValueError(
-            f"got a network that predicts {denoiser.representation} motion; want {' or '.join(sorted(_WEIGHED))}, whose "
-            "groups of features the loss weighs; let it predict noise, or give the loss weights of its own"
+            f"got a network that predicts {denoiser.representation} motion; want {' or '.join(sorted(_WEIGHED))}, "
+            "whose groups of features the loss weighs; let it predict noise, or give the loss weights of its own"
         )
     if not denoiser.mask_frames:
         raise ValueError("got a network that sees padded frames; want mask_frames=True; train it so from the start")

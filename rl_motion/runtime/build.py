@@ -228,13 +228,10 @@ def find_bands(job: Job) -> Bands | None:
     Raises:
         UserError: the bands that the job names are not there.
     """
-    from rl_motion.evaluation.sentinels import bands_of
-    from rl_motion.models.zoo import DENOISERS, CheckpointConfig, locate
+    from rl_motion.evaluation.sentinels import bands_at
+    from rl_motion.runtime import checks
 
-    bands = bands_of(job.sentinels.bands) if job.sentinels.bands else None
-    path = locate(job.model.name, DENOISERS) / "config.json"
-    fps = CheckpointConfig.model_validate_json(path.read_text(encoding="utf-8")).fps
-    return bands if bands and bands.fps == fps else None
+    return bands_at(job.sentinels.bands, checks.frame_rate(job))
 
 
 def find_weights(job: Job) -> dict[str, str]:

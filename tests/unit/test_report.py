@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rl_motion.config import EvaluationConfig, Job, SentinelsConfig
+from rl_motion.config import EvaluationConfig, Job
 from rl_motion.evaluation import report as report_module
 from rl_motion.evaluation.charts import curves
 from rl_motion.evaluation.evaluate import Evaluation, Record, Shown
@@ -21,16 +21,19 @@ from rl_motion.evaluation.report import (
     evaluate_run,
 )
 from rl_motion.evaluation.selection import SPLITS
+from rl_motion.evaluation.sentinels import Band, Bands
 from rl_motion.evaluation.stored import read_records
 from rl_motion.types import Prompt
 
 JOB = Job(name="toy", evaluation=EvaluationConfig(prompts=4, samples_per_prompt=2, seed=1))
 ESTIMATE = {"value", "low", "high", "n"}
+BANDS = Bands("toy", 20.0, {name: Band(-0.2, 0.2, 0.0) for name in ("jerk", "foot_skate", "diversity")}, None)
+"""Ratios from .82 to 1.22 are honest; of energy nothing is known."""
 
 
 def evaluation(*, gain=1.0, jerk=1.0, diversity=1.0, drop=0.0, arms=("base", "tuned"), prompts=4):
     """Four prompts of two actions, two samples; the base does the first sample of each prompt right."""
-    result = Evaluation(adapter_sha256={arm: arm * 2 for arm in arms})
+    result = Evaluation(adapter_sha256={arm: arm * 2 for arm in arms}, bands=BANDS)
     for split in SPLITS:
         for arm in arms:
             for index in range(prompts):
@@ -93,7 +96,7 @@ def test_figures_are_those_of_the_records():
     assert report["sentinels"]["held_out"]["jerk"]["ratio"]["value"] == 1.0
     assert report["sentinels"]["held_out"]["foot_skate"]["ratio"] is None
     assert report["sentinels"]["held_out"]["foot_skate"]["within"]
-    # The others are shown: too much of them may be good or bad, and the job has no limit for them.
+    # What has no band is shown.
     assert report["sentinels"]["held_out"]["energy"]["ratio"]["value"] == pytest.approx(2.0)
     assert "within" not in report["sentinels"]["held_out"]["energy"]
     assert report["diversity"]["original"]["ratio"]["value"] == pytest.approx(1.0)
@@ -122,7 +125,7 @@ def test_difference_is_paired_and_not_a_difference_of_means_of_other_rows():
     ("changes", "words"),
     [
         ({"jerk": 1.6}, "held_out: jerk"),
-        ({"diversity": 0.4}, "less than half"),
+        ({"diversity": 0.4}, "held_out: diversity is 0.08, the base's 0.2: 0.41 times; honest ones are 0.82 to 1.22"),
         ({"drop": 0.6}, "forgets"),
     ],
 )
@@ -130,10 +133,20 @@ def test_says_what_went_wrong(changes, words):
     assert any(words in warning for warning in build(**changes)["warnings"])
 
 
-def test_the_band_of_the_sentinels_is_the_jobs():
-    wide = JOB.model_copy(update={"sentinels": SentinelsConfig(ratio_to_base=2.0)})
-    assert not build(jerk=1.6)["sentinels"]["held_out"]["jerk"]["within"]
-    assert build(wide, jerk=1.6)["sentinels"]["held_out"]["jerk"]["within"]
+def test_what_leaves_its_band_is_an_alarm_and_without_bands_nothing_is_judged():
+    shaken = build(jerk=3.0, diversity=0.5)
+    jerk, diversity = shaken["sentinels"]["held_out"]["jerk"], shaken["diversity"]["held_out"]
+    assert (jerk["within"], diversity["within"]) == (False, False)
+    assert (jerk["low"], jerk["high"]) == (0.0, pytest.approx(math.exp(0.2)))  # less jerk is better
+    assert (diversity["low"], diversity["high"]) == (pytest.approx(math.exp(-0.2)), pytest.approx(math.exp(0.2)))
+    # In report.json's order the farthest is first: the ratios are of values with a floor, (30 + 10) / (10 + 10).
+    assert [alarm["name"] for alarm in shaken["alarms"]["held_out"]] == ["jerk", "diversity"]
+    assert shaken["alarms"]["held_out"][0]["ratio"] == pytest.approx(2.0)
+    assert build()["alarms"] == {split: [] for split in SPLITS}
+    unjudged = evaluation(jerk=3.0)
+    unjudged.bands = None
+    free = build_report(unjudged, JOB, wall_s=0)
+    assert free["alarms"]["held_out"] == [] and "within" not in free["sentinels"]["held_out"]["jerk"]
 
 
 def test_says_that_nothing_was_trained():
@@ -245,7 +258,7 @@ def test_foreign_text_is_escaped():
 
 def test_page_says_what_it_shows():
     text = page(jerk=2.0)
-    for words in ("policy/kl", "reward/total", "wave", "95 %", "more than 1.5 times", "none was picked"):
+    for words in ("policy/kl", "reward/total", "wave", "95 %", "honest ones are 0.00 to 1.22", "none was picked"):
         assert words in text
 
 
