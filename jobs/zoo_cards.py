@@ -3,15 +3,16 @@
     python jobs/zoo_cards.py                                   # every card, about 5 core-minutes
     python jobs/zoo_cards.py --only t2m-unet-embedded          # one
 
-The retrieval model: recall on the test splits, agreement with the oracle on what the base makes and on real motion with
-contradicting captions. The evaluator: R-precision on the test splits, and the same agreement. The denoisers: oracle
-success on `original` (source/test) and `held_out` (target/test).
+The retrieval models: recall on the test splits of their world, agreement with the oracle on what its base makes and on
+real motion with contradicting captions. The evaluators: R-precision on the test splits, and the same agreement. The
+denoisers: oracle success on `original` (source/test) and `held_out` (target/test), or on second/test.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Annotated, Any
 
@@ -20,26 +21,29 @@ import torch
 import typer
 
 from rl_motion.config import PolicyConfig
-from rl_motion.data import worlds
-from rl_motion.data.embedded import clips, prompts, splits
-from rl_motion.data.grammar import contradictions, render
-from rl_motion.data.oracle import check
+from rl_motion.data import grammar, second_grammar, worlds
+from rl_motion.data.embedded import Clips
+from rl_motion.data.grammar import Claim, contradictions
 from rl_motion.evaluation.retrieval import auc, recall_at
 from rl_motion.evaluation.selection import draw
 from rl_motion.evaluation.statistics import bootstrap_mean
 from rl_motion.models.evaluator import Evaluator
 from rl_motion.models.zoo import ZOO, RetrievalModel, load_denoiser, load_evaluator, load_tmr, names
-from rl_motion.motion.features import features_to_joints
+from rl_motion.motion.joints import motion_joints
 from rl_motion.policies import DiffusionPolicy
-from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
+from rl_motion.types import Motions, Normalisation, Prompt, Unit
 
 SEED = 30_000
 REPLICATIONS = 20
 BATCH = 32
 CLIPS = 200
 """Enough to meet every combination of a test split."""
-EVALUATORS = {"guo-embedded": ("source/test", "target/test"), "guo-second": ("second/test",)}
+FIRST, SECOND = ("source/test", "target/test"), ("second/test",)
+EVALUATORS = {"guo-embedded": FIRST, "guo-second": SECOND}
+TMRS = {"tmr-embedded": FIRST, "tmr-second": SECOND}
 """With the test splits of their worlds."""
+BASES = {FIRST: ("mdm-embedded", "target/test"), SECOND: ("mdm-second", "second/test")}
+"""Whose samples of which captions retrieval models and evaluators are compared with the oracle on."""
 GUIDANCE = 2.5
 NETWORKS = {
     "mdm": "MDM `trans_enc` (arXiv:2209.14916)",
@@ -49,22 +53,25 @@ PREDICTIONS = {"sample": "x0", "epsilon": "noise", "v_prediction": "velocity"}
 LICENCE = "Apache-2.0, as the project. Trained on the embedded world only: no person's motion is in it."
 
 
-def _motions(features: torch.Tensor, length: torch.Tensor) -> Motions:
-    return Motions(features, length, 20.0, Representation.HUMANML3D_263, Normalisation.NONE)
+def _real(split: str, number: int, seed: int) -> tuple[Clips, Motions]:
+    """Captioned motion of a split, and the same as motions."""
+    real, world = worlds.clips(split, number, seed), worlds.world_of(split)
+    features_BFD, length_B = torch.from_numpy(real.features_NFD), torch.from_numpy(real.length_N)
+    return real, Motions(features_BFD, length_B, world.fps, world.representation, Normalisation.NONE)
 
 
-def _recall(model: RetrievalModel) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of R@1 and R@3; gallery: a motion of each combination of both test splits."""
+def _combinations(split: str) -> int:
+    return len(set(worlds.clips(split, CLIPS, SEED).claims))
+
+
+def _recall(model: RetrievalModel, test_splits: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of R@1 and R@3; gallery: a motion of each combination of these splits."""
     found = defaultdict(list)
     for replication in range(REPLICATIONS):
-        parts = [
-            clips(s, n, SEED + replication)
-            for s, n in ((name, len(splits()[name])) for name in ("source/test", "target/test"))
-        ]
-        features = torch.from_numpy(np.concatenate([p.features_NFD for p in parts]))
-        length = torch.from_numpy(np.concatenate([p.length_N for p in parts]))
-        captions = [c for p in parts for c in p.captions]
-        similarity_QN = model.embed_texts(captions) @ model.embed_motions(_motions(features, length)).T
+        parts = [_real(split, _combinations(split), SEED + replication) for split in test_splits]
+        captions = [caption for real, _ in parts for caption in real.captions]
+        motion_NC = torch.cat([model.embed_motions(motions) for _, motions in parts])
+        similarity_QN = model.embed_texts(captions) @ motion_NC.T
         for k in (1, 3):
             found[f"R@{k}"].append(recall_at(similarity_QN.numpy(), k))
     return {name: (float(np.mean(v)), float(np.std(v))) for name, v in found.items()}
@@ -74,11 +81,9 @@ def _precision(model: Evaluator, names: Sequence[str]) -> dict[str, list[tuple[f
     """Mean and standard deviation of R-precision top-1, 2, 3 in batches of 32 different combinations, by split."""
     found = {}
     for split in names:
-        made, combinations = [], len({claim.key for claim in worlds.clips(split, CLIPS, SEED).claims})
+        made, combinations = [], _combinations(split)
         for replication in range(REPLICATIONS):
-            real = worlds.clips(split, combinations, SEED + 200 + replication)
-            features_BFD, length_B = torch.from_numpy(real.features_NFD), torch.from_numpy(real.length_N)
-            motions = Motions(features_BFD, length_B, model.fps, model.representation, Normalisation.NONE)
+            real, motions = _real(split, combinations, SEED + 200 + replication)
             motion_NC, text_NC = model.embed_motions(motions), model.embed_texts(real.captions)
             order = np.random.default_rng(SEED + replication).permutation(combinations)
             for rows in order[: combinations // BATCH * BATCH].reshape(-1, BATCH):
@@ -88,14 +93,15 @@ def _precision(model: Evaluator, names: Sequence[str]) -> dict[str, list[tuple[f
     return found
 
 
-def _contradicted(model: RetrievalModel | Evaluator) -> dict[str, float | None]:
+def _contradicted(model: RetrievalModel | Evaluator, test_splits: Sequence[str]) -> dict[str, float | None]:
     """AUC between the scores of true and of contradicting captions, real test motion, by kind and action."""
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for split in ("source/test", "target/test"):
-        real, rng = clips(split, 320, SEED + 100), Random(SEED)
-        pairs = [(i, k, render(o, rng)) for i, c in enumerate(real.claims) for k, o in contradictions(c).items()]
+    for split in test_splits:
+        (real, motions), rng = _real(split, 320, SEED + 100), Random(SEED)
+        render = second_grammar.render if split in SECOND else grammar.render
+        pairs = [(i, k, render(o, rng)) for i, c in enumerate(real.claims) for k, o in _denials(split, c)]
         row = [i for i, _, _ in pairs]
-        motions = _motions(torch.from_numpy(real.features_NFD[row]), torch.from_numpy(real.length_N[row]))
+        motions = replace(motions, features_BFD=motions.features_BFD[row], length_B=motions.length_B[row])
         true_P = _fit(model, motions, [real.captions[i] for i in row]).tolist()
         false_P = _fit(model, motions, [text for _, _, text in pairs]).tolist()
         for (i, kind, _), true, false in zip(pairs, true_P, false_P, strict=True):
@@ -107,24 +113,33 @@ def _contradicted(model: RetrievalModel | Evaluator) -> dict[str, float | None]:
     return {key: auc(*zip(*pairs, strict=True)) for key, pairs in sorted(scores.items())}
 
 
-def _sampled(denoiser: str, asked: list[Prompt], samples: int) -> list[tuple[Prompt, bool, Motions]]:
-    policy = DiffusionPolicy(load_denoiser(denoiser), PolicyConfig(guidance_scale=GUIDANCE))
-    out = []
+def _denials(split: str, claim: Claim) -> list[tuple[str, Claim]]:
+    """What contradicts a claim, by kind, as far as the split's world speaks of it."""
+    known = second_grammar.speaks_of if split in SECOND else lambda other: True
+    return [(kind, other) for kind, other in contradictions(claim).items() if known(other)]
+
+
+def _sampled(name: str, split: str, samples: int) -> list[tuple[Prompt, bool, Motions]]:
+    denoiser = load_denoiser(name)
+    policy = DiffusionPolicy(denoiser, PolicyConfig(guidance_scale=GUIDANCE))
+    world, asked, out = worlds.world_of(split), draw(worlds.prompts(split, denoiser.fps), 128, seed=SEED), []
     for start in range(0, len(asked), 8):
         unit = Unit(SEED, 0, start // 8, tuple(asked[start : start + 8]), samples)
         motions = policy.decode(policy.rollout(unit))
-        joints = features_to_joints(motions.features_BFD)
+        joints = motion_joints(motions).numpy()
         for row, prompt in enumerate(unit.row_prompts):
-            one = _motions(motions.features_BFD[row : row + 1], motions.length_B[row : row + 1])
-            out.append((prompt, check(prompt.text, joints[row, : prompt.length].numpy()).success, one))
+            shown = motions.features_BFD[row : row + 1], motions.length_B[row : row + 1]
+            one = replace(motions, features_BFD=shown[0], length_B=shown[1])
+            own = joints[row, : prompt.length]
+            out.append((prompt, world.success(motions.representation, prompt.text, own, motions.fps), one))
     return out
 
 
-def _success(denoiser: str) -> dict[str, Any]:
-    """Oracle success with its interval (bootstrap by prompt), overall and per class."""
+def _success(denoiser: str, named: Mapping[str, str]) -> dict[str, Any]:
+    """Oracle success on splits by name with its interval (bootstrap by prompt), overall and per class."""
     out: dict[str, Any] = {}
-    for name, split in (("original", "source/test"), ("held_out", "target/test")):
-        made = _sampled(denoiser, list(draw(prompts(split), 128, seed=SEED)), 4)
+    for name, split in named.items():
+        made = _sampled(denoiser, split, 4)
         by_prompt, by_group = defaultdict(list), defaultdict(list)
         for prompt, success, _ in made:
             by_prompt[prompt.id].append(float(success))
@@ -143,10 +158,10 @@ def _fit(model: RetrievalModel | Evaluator, motions: Motions, texts: Sequence[st
     return -(model.embed_motions(motions) - model.embed_texts(texts)).norm(dim=-1)
 
 
-def _agreement(model: RetrievalModel | Evaluator, denoiser: str) -> dict[str, float | None]:
-    """AUC of a model for the oracle's verdict on what the base makes of target/test captions, per action."""
+def _agreement(model: RetrievalModel | Evaluator, denoiser: str, split: str) -> dict[str, float | None]:
+    """AUC of a model for the oracle's verdict on what the base makes of a split's captions, per action."""
     scores: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for prompt, success, motion in _sampled(denoiser, list(draw(prompts("target/test"), 128, seed=SEED)), 4):
+    for prompt, success, motion in _sampled(denoiser, split, 4):
         for key in ("all", prompt.group):
             scores[key].append((_fit(model, motion, [prompt.text]).item(), success))
     return {key: auc(*zip(*pairs, strict=True)) for key, pairs in sorted(scores.items())}
@@ -157,40 +172,38 @@ def _table(values: dict[str, float | None]) -> str:
     return "\n".join(["| | AUC |", "| --- | --- |", *rows])
 
 
-def _tmr_card(base: str) -> str:
-    model = load_tmr("tmr-embedded")
-    recall = _recall(model)
-    gallery = sum(len(splits()[name]) for name in ("source/test", "target/test"))
+def _seen(test_splits: Sequence[str]) -> str:
+    return " and ".join(split.replace("test", "train") for split in test_splits)
+
+
+def _tmr_card(name: str) -> str:
+    model, test_splits = load_tmr(name), TMRS[name]
+    recall = _recall(model, test_splits)
+    gallery = sum(_combinations(split) for split in test_splits)
     lines = [
         f"- {k} = {mean:.3f} (standard deviation {sd:.3f} over {REPLICATIONS} draws)"
         for k, (mean, sd) in recall.items()
     ]
-    return f"""# tmr-embedded
+    return f"""# {name}
 
 TMR motion and text encoders (arXiv:2305.00976), InfoNCE, the mean as embedding. The reward of the embedded jobs.
-Trained on motion and captions of source/train and target/train; never on val or test combinations.
+Reads {model.representation} motion at {model.fps:g} fps. Trained on motion and captions of {_seen(test_splits)}; never
+on val or test combinations.
 
 ## Retrieval, text to motion, test combinations (unseen)
 
-Gallery: one motion of each combination of source/test and target/test ({gallery}).
+Gallery: one motion of each combination of {" and ".join(test_splits)} ({gallery}).
 
 {chr(10).join(lines)}
 
 ## Agreement with the oracle
 
-AUC of the cosine for the oracle's verdict, 512 motions that `{base}` makes of target/test captions:
-
-{_table(_agreement(model, base))}
-
-AUC between true and contradicting captions of real test motion, by what is contradicted:
-
-{_table(_contradicted(model))}
-
+{_judged(model, test_splits, "cosine")}
 Measured at model seed {SEED}. {LICENCE}
 """
 
 
-def _evaluator_card(name: str, base: str) -> str:
+def _evaluator_card(name: str) -> str:
     model = load_evaluator(name)
     size, words, shape = sum(p.numel() for p in model.parameters()), len(model.vocabulary.words), model.guo.config
     widths = (
@@ -201,15 +214,15 @@ def _evaluator_card(name: str, base: str) -> str:
         f"| {split} | {' | '.join(f'{mean:.3f} ({sd:.3f})' for mean, sd in values)} |"
         for split, values in _precision(model, EVALUATORS[name]).items()
     ]
-    seen = " and ".join(split.replace("test", "train") for split in EVALUATORS[name])
+    reward = "tmr-embedded" if EVALUATORS[name] == FIRST else "tmr-second"
     return f"""# {name}
 
 Guo et al.'s text-to-motion evaluator (CVPR 2022), {size / 1e6:.2f} M parameters as float16: {widths}.
 It judges, and is never a reward: other networks, another text encoder ({words} words of its own with their parts of
-speech), other motions and other seeds than `tmr-embedded`. Points are compared by Euclidean distance. The statistics
+speech), other motions and other seeds than `{reward}`. Points are compared by Euclidean distance. The statistics
 are its own, the root's motion weighted.
-Reads {model.representation} motion at {model.fps:g} fps. Trained contrastively on motion and captions of {seen},
-never of val or test combinations.
+Reads {model.representation} motion at {model.fps:g} fps. Trained contrastively on motion and captions of
+{_seen(EVALUATORS[name])}, never of val or test combinations.
 
 ## R-precision, text to motion, test combinations (unseen)
 
@@ -220,39 +233,53 @@ the batches of {REPLICATIONS} draws:
 | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-{_judged(model, base) if name == "guo-embedded" else ""}Measured at seed {SEED}. {LICENCE}
+## Agreement with the oracle
+
+{_judged(model, EVALUATORS[name], "negative distance")}
+Measured at seed {SEED}. {LICENCE}
 """
 
 
-def _judged(model: Evaluator, base: str) -> str:
-    return f"""## Agreement with the oracle
+def _judged(model: RetrievalModel | Evaluator, test_splits: tuple[str, ...], score: str) -> str:
+    base, split = BASES[test_splits]
+    return f"""AUC of the {score} for the oracle's verdict, 512 motions that `{base}` makes of {split} captions:
 
-AUC of the negative distance for the oracle's verdict, 512 motions that `{base}` makes of target/test captions:
-
-{_table(_agreement(model, base))}
+{_table(_agreement(model, base, split))}
 
 AUC between true and contradicting captions of real test motion, by what is contradicted:
 
-{_table(_contradicted(model))}
-
+{_table(_contradicted(model, test_splits))}
 """
 
 
+def _motion_seen(name: str) -> str:
+    if name == "mdm-second":
+        return "second/train"
+    if "upper" in name:
+        return "source/train and target/train (the supervised upper bound)"
+    _, without, action = name.partition("-no-")
+    return f"source/train without the action `{action}`" if without else "source/train"
+
+
 def _denoiser_card(name: str, kind: str) -> str:
-    measured, denoiser = _success(name), load_denoiser(name)
+    denoiser = load_denoiser(name)
+    second = {"second": "second/test"}
+    named = second if name == "mdm-second" else {"original": "source/test", "held_out": "target/test"}
+    measured = _success(name, named)
     schedule, size = denoiser.schedule, sum(p.numel() for p in denoiser.network.parameters())
-    seen = "source/train and target/train (the supervised upper bound)" if "upper" in name else "source/train"
     rows = []
-    for split in ("original", "held_out"):
+    for split in named:
         found = measured[split]
         rows.append(f"| {split} | {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] | {found.n} |")
-    original, held_out = measured["original by class"], measured["held_out by class"]
-    classes = [f"| {g} | {v:.2f} | {f'{held_out[g]:.2f}' if g in held_out else '-'} |" for g, v in original.items()]
+    by_class = [measured[f"{split} by class"] for split in named]
+    groups = sorted({group for found in by_class for group in found})
+    cells = {g: " | ".join(f"{found[g]:.2f}" if g in found else "-" for found in by_class) for g in groups}
+    classes = [f"| {group} | {cell} |" for group, cell in cells.items()]
     return f"""# {name}
 
 {NETWORKS[kind]}, {size / 1e6:.2f} M parameters, {PREDICTIONS[denoiser.prediction_type]} prediction,
-{schedule.timesteps} {schedule.betas} steps, masked frames, 20 fps, HumanML3D 263-d with the body's own heading.
-Trained on motion and captions of {seen}.
+{schedule.timesteps} {schedule.betas} steps, masked frames, {denoiser.fps:g} fps, {denoiser.representation} with the
+body's own heading. Trained on motion and captions of {_motion_seen(name)}.
 
 Oracle success, 10 steps of SDE-DPM-Solver++ order 2, guidance {GUIDANCE}, 128 prompts
 x 4 samples, 95 % bootstrap by prompt:
@@ -261,8 +288,8 @@ x 4 samples, 95 % bootstrap by prompt:
 | --- | --- | --- |
 {chr(10).join(rows)}
 
-| Class | original | held_out |
-| --- | --- | --- |
+| Class | {" | ".join(named)} |
+| --- |{" --- |" * len(named)}
 {chr(10).join(classes)}
 
 Measured at seed {SEED}. {LICENCE}
@@ -270,17 +297,16 @@ Measured at seed {SEED}. {LICENCE}
 
 
 def main(
-    base: Annotated[str, typer.Option(help="Whose samples the reward is measured on.")] = "mdm-embedded",
     only: Annotated[str | None, typer.Option(help="The one model whose card is written; default: all.")] = None,
 ) -> None:
     """Write the cards."""
     torch.set_grad_enabled(False)
     kinds = {name: kind for kind in NETWORKS for name in names({kind})}
-    for name in [only] if only else ["tmr-embedded", *EVALUATORS, *kinds]:
-        if name == "tmr-embedded":
-            card = _tmr_card(base)
+    for name in [only] if only else [*TMRS, *EVALUATORS, *kinds]:
+        if name in TMRS:
+            card = _tmr_card(name)
         elif name in EVALUATORS:
-            card = _evaluator_card(name, base)
+            card = _evaluator_card(name)
         else:
             card = _denoiser_card(name, kinds[name])
         (ZOO / name / "README.md").write_text(card, encoding="utf-8")

@@ -14,7 +14,7 @@ from rl_motion.config import UserError
 
 HELP = {
     "build_zoo": {"all", "text", "tmr", "denoiser", "target/train"},
-    "zoo_cards": {"--base", "--only", "model cards"},
+    "zoo_cards": {"--only", "model cards"},
     "experiments/ablations": {"--table", "--model", "--out", "--iterations", "--seeds", "--parallel", "validation"},
     "experiments/tables": {"--rows", "--seeds", "--out", "--set", "--parallel", "--smoke", "leave-one-out"},
     "experiments/real_motion": {"--out", "--target", "--seeds", "--smoke", "captions alone", "held-out trials"},
