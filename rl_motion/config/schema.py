@@ -130,7 +130,7 @@ class RewardConfig(Section):
     """One of the package's rewards, or `FILE.py:CLASS` in the job's working directory."""
     model: str | None = None
     """Weights that `tmr` and `tmr_contrastive` read: a retrieval model of the zoo or a directory of the same form. It
-    may read another representation than the model makes, where the one can be had of the other. None: `tmr-embedded`."""
+    may read another representation than the model makes, if the one can be had of the other. None: `tmr-embedded`."""
     weight: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
 
 
