@@ -43,7 +43,7 @@ from rl_motion.types import Prompt, Representation
 
 TEXT, TMR_NAME, EVALUATOR, BASE, UPPER = "text", "tmr", "evaluator", "base", "upper"
 TRAIN = ("source/train", "target/train")
-MAX_TOKENS = 96
+MAX_TOKENS = 64
 """Of a caption; longer ones train nothing and are not examined."""
 SCHEDULE = ScheduleConfig(betas="linear", timesteps=1000)
 """As of the packaged denoisers (jobs/build_zoo.py says why)."""
@@ -56,9 +56,9 @@ class Sizes:
     """How much is trained and examined. frames: the longest window; motions are at 20 frames per second."""
 
     frames: int = 60
-    text_steps: int = 1500
-    tmr_steps: int = 1500
-    evaluator_steps: int = 1500
+    text_steps: int = 1000
+    tmr_steps: int = 1000
+    evaluator_steps: int = 1200
     denoiser_steps: int = 3500
     samples: int = 10
     job: tuple[str, ...] = ()
