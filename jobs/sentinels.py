@@ -6,7 +6,7 @@
 
 An honest evaluation compares one of these with a base model on the same prompts: real motion, the same base with other
 noise, another base, the same network trained on the target's motions too, and runs of the demo's kind (--runs names a
-folder of them, whose newest commits count). The rule, written before any number was seen: a sentinel's band is the
+folder of them, whose newest commits count). The rule, written before any hack was: a sentinel's band is the
 range of its log ratio over all these, widened at both ends by a quarter of that range and at least a tenth, for models
 nobody has seen; sigma is the largest standard deviation over prompts of any of them. Where less is better, only what
 is no better than its base by more than a tenth counts. --out keeps all that is sampled.

@@ -15,6 +15,7 @@ import torch
 
 from rl_motion.evaluation.hacks import HACKS
 from rl_motion.evaluation.sentinels import Band, bands_of, judge
+from rl_motion.motion.sentinels import OF_FEATURES
 
 PROMPTS = 24
 CHEAP = {name: strengths for name, (_, strengths) in HACKS.items() if not name.endswith(("adversarial", "rewarded"))}
@@ -57,7 +58,8 @@ def test_adversarial_features_are_rewarded_and_flagged_though_no_joint_moves(job
     spoilt = job.plant(base, drawn, hack, 0.5)
     assert spoilt.values["reward"].mean() > base.values["reward"].mean() + 0.05
     assert spoilt.values["jerk"] == pytest.approx(base.values["jerk"])
-    assert set(flags(spoilt, base)) <= {"velocity_gap", "rotation_gap"} != set()
+    assert set(flags(spoilt, base)) <= set(OF_FEATURES)
+    assert flags(spoilt, base)
 
 
 def test_nothing_planted_and_honest_motion_are_not_flagged(job, drawn, base, tmp_path):
