@@ -13,7 +13,7 @@ import pytest
 from rl_motion.data import oracle, oracle_measures
 from rl_motion.data.actions import perform
 from rl_motion.data.grammar import Claim, render, source_claims, target_claims
-from rl_motion.data.pose import FPS, HIP, KNEE, OUT, SHOULDER, SPINE, Pose
+from rl_motion.data.pose import FIRST_BODY, HIP, KNEE, OUT, SHOULDER, SPINE, Pose
 
 FRAMES = 40
 CLAIMS = (*source_claims(), *target_claims())
@@ -33,7 +33,7 @@ def succeeds(claim, joints_FJ3):
 
 
 def still():
-    return Pose(np.arange(FRAMES) / FPS, np.random.default_rng(0))
+    return Pose(np.arange(FRAMES) / FIRST_BODY.fps, np.random.default_rng(0), FIRST_BODY)
 
 
 def statues(claims):
@@ -80,7 +80,7 @@ def test_bent_knees_are_not_a_body_that_sinks():
 def march_together(_):
     """Both knees at once, the pelvis held up by nothing."""
     pose = still()
-    for leg, lag in (("left", 0.0), ("right", 1 / FPS)):
+    for leg, lag in (("left", 0.0), ("right", 1 / FIRST_BODY.fps)):
         lift = 1.25 * np.maximum(np.sin(2 * np.pi * (pose.t_F - lag) / 0.92), 0)
         pose.add(HIP[leg], 0, -lift)
         pose.add(KNEE[leg], 0, 1.2 * lift)
