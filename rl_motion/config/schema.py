@@ -5,6 +5,7 @@ Unknown keys are refused (`extra="forbid"`); values are frozen once validated.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -283,8 +284,8 @@ class EvaluationConfig(Section):
     splits: dict[Literal["held_out", "original", "train"], str] = {
         "held_out": "target/test", "original": "source/test", "train": "target/train",
     }  # fmt: skip
-    """Which split of the embedded world each name of the report stands for. What is held out and what must not be
-    forgotten are test splits, and nothing else reads those."""
+    """Which split of the embedded worlds each name of the report stands for. What is held out and what must not be
+    forgotten are test splits, and nothing else reads those. Names that are left out keep their default."""
     prompts: Many = 64
     samples_per_prompt: Thousand = 4
     guidance_scale: NonNegative | None = None
@@ -295,6 +296,23 @@ class EvaluationConfig(Section):
     `samples_per_prompt` motions each, the same noise every time. It costs as many rollouts and changes no adapter."""
     validation_prompts: Many = 32
     seed: Seed = 20_000
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _every_name_stands_for_a_split(cls, value: object) -> object:
+        return {**cls.model_fields["splits"].default, **value} if isinstance(value, dict) else value
+
+    @field_validator("splits")
+    @classmethod
+    def _held_out_is_held_out(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, split in value.items():
+            part = "train" if name == "train" else "test"
+            if not re.fullmatch(rf"(source|target|first|second)/{part}", split):
+                raise ValueError(
+                    f"got {name}={split[:60]!r}; want source/{part}, target/{part}, first/{part} or second/{part}, as "
+                    "settings and checkpoints are chosen on other splits; name one of these"
+                )
+        return value
 
 
 class TrackingConfig(Section):

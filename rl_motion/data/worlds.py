@@ -7,6 +7,7 @@ second dialect   second/ train|val|test                                    KIT-M
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,7 +69,8 @@ def prompts(split: str, fps: float | None = None) -> list[Prompt]:
 
     Args:
         split: its name.
-        fps: of the model that will read them: lengths are so many of its frames. None: the world's own.
+        fps: of the model that will read them: lengths are so many of its frames, rounded up, so that its motion is as
+            long as the world's when it is converted back. None: the world's own.
 
     Raises:
         UserError: no such split.
@@ -81,7 +83,7 @@ def prompts(split: str, fps: float | None = None) -> list[Prompt]:
     rate = world_of(split).fps
     if fps is None or fps == rate:
         return own
-    there = [_at(prompt, round(prompt.length * fps / rate)) for prompt in own]
+    there = [_at(prompt, math.ceil(prompt.length * fps / rate - 1e-6)) for prompt in own]
     # Two lengths of a wording may become one.
     return list({prompt.id: prompt for prompt in there}.values())
 

@@ -7,6 +7,7 @@ validation reads is none: not in the same words, and not as the same combination
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from rl_motion.types import Prompt
 Combination = Callable[[str], Hashable]
 """What a text asks for, whatever its wording; raises ValueError where it cannot tell."""
 WEIGHTS = "model.safetensors"
-_LOADS = b"load_evaluator"
+_JUDGES = re.compile(rb"evaluator|\bguo\b|rl_motion\.evaluation", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Seen:
 def refuse_goal(evaluator_sha256: str, job: Job) -> None:
     """Refuse an evaluator that one of the job's rewards reads.
 
-    Of a plugin only its source can be looked at: one that loads an evaluator is refused, whichever it is.
+    Of a plugin only its source can be looked at: one that speaks of evaluators is refused, whichever it means. What it
+    imports from elsewhere is not looked at.
 
     Raises:
         UserError: names the reward.
@@ -47,7 +49,7 @@ def refuse_goal(evaluator_sha256: str, job: Job) -> None:
     weights = {reward.name: reward.model or CHECKPOINTS.get(reward.name) for reward in job.rewards}
     found = {name: weights_sha256(locate(model, RETRIEVAL)) for name, model in weights.items() if model is not None}
     goals = [name for name, sha256 in found.items() if sha256 == evaluator_sha256]
-    goals += [name for name, source in read_files(job).plugins.items() if _LOADS in source]
+    goals += [name for name, source in read_files(job).plugins.items() if _JUDGES.search(source)]
     if goals:
         raise UserError(
             f"evaluation: got an evaluator that reward {goals[0]!r} reads too (sha256 {evaluator_sha256[:12]}); want "
@@ -108,4 +110,5 @@ def _asks(text: str, combination: Combination | None) -> Hashable:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".!")
+    """Its words alone: no comma makes another prompt of it."""
+    return " ".join(re.findall(r"\w+", text.casefold()))

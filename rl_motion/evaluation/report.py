@@ -251,7 +251,8 @@ def _classes(evaluation: Evaluation, split: str) -> dict[str, Any]:
 
 
 def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
-    found = [f"{name} was not judged: {why}" for name, why in evaluation.not_judged.items()]
+    found = [] if evaluation.bands else ["sentinels were not judged: no bands of this frame rate (sentinels.bands)"]
+    found += [f"{name} was not judged: {why}" for name, why in evaluation.not_judged.items()]
     if evaluation.adapter_sha256[BASE] == evaluation.adapter_sha256[TUNED]:
         found.append("base and tuned have the same adapter: nothing was trained")
     forgotten = report["difference"]["original"]["oracle_success"]

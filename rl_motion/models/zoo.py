@@ -204,7 +204,7 @@ def readable_motions(motions: Motions, representation: Representation, fps: floa
             f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
             f"{representation} normalised by {Normalisation.NONE}; decode it first"
         )
-    return motions if motions.representation == representation else converted(motions, representation, fps)
+    return converted(motions, representation, fps)
 
 
 def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from rl_motion.config import Job
+from rl_motion.config import Job, UserError
 from rl_motion.learner.rounds import Rounds
 from rl_motion.prompts.curricula import Curriculum
 from rl_motion.prompts.pool import PromptPool
@@ -206,7 +206,12 @@ def check_job(job: Job) -> None:
     if job.evaluation.validate_every is not None:
         validation = build_validation(job)
         validation_units(job, validation, pool)
-        find_bands(job)
+        if find_bands(job) is None and job.sentinels.pause:
+            raise UserError(
+                f"sentinels.pause: got bands {job.sentinels.bands!r} of another frame rate than {job.model.name!r} has "
+                f"({checks.frame_rate(job):g} fps), by which nothing is judged; want bands of its rate; set "
+                "sentinels.bands, or leave pause out"
+            )
     seen = _seen(job, pool, validation)
     for name, split in job.evaluation.splits.items():
         examined = checks.examined(job, split)

@@ -203,8 +203,9 @@ def _check_rewards(job: Job, gives: MotionForm) -> bool:
             )
         accepts = kind.accepts
         if name in CHECKPOINTS:
-            read = _config(_reward_checkpoint(reward)).representation
-            accepts, native = reads(read), native and read == gives.representation
+            read = _config(_reward_checkpoint(reward))
+            same = (read.representation, read.fps) == (gives.representation, frame_rate(job))
+            accepts, native = reads(read.representation), native and same
         if gives not in accepts:
             raise UserError(
                 f"rewards: got {name!r}, which reads {forms(accepts)}; want one that reads what model "

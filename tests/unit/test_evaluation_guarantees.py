@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from rl_motion.config import Job, UserError
+from rl_motion.config import EvaluationConfig, Job, UserError
 from rl_motion.data import embedded, worlds
 from rl_motion.data.embedded import SPLITS
 from rl_motion.evaluation.bench import evaluator_of, evaluator_sha256
@@ -58,9 +58,15 @@ def test_a_plugin_that_loads_an_evaluator_is_refused(tmp_path, monkeypatch):
     honest = "class Mine:\n    pass\n"
     (tmp_path / "mine.py").write_text(honest)
     refuse_goal("0" * 64, job(rewards=[{"name": "mine.py:Mine"}]))
-    (tmp_path / "mine.py").write_text(f"from rl_motion.models.zoo import load_evaluator\n{honest}")
-    with pytest.raises(UserError, match=r"reward 'mine.py:Mine'"):
-        refuse_goal("0" * 64, job(rewards=[{"name": "mine.py:Mine"}]))
+    for line in (
+        "from rl_motion.models.zoo import load_evaluator",
+        "from rl_motion.evaluation.bench import evaluator_of",
+        "from rl_motion.models.guo import Guo",
+        "WEIGHTS = 'zoo/guo-embedded/model.safetensors'",
+    ):
+        (tmp_path / "mine.py").write_text(f"{line}\n{honest}")
+        with pytest.raises(UserError, match=r"reward 'mine.py:Mine'"):
+            refuse_goal("0" * 64, job(rewards=[{"name": "mine.py:Mine"}]))
 
 
 PLUGIN = """
@@ -90,6 +96,24 @@ def test_such_a_job_is_refused_before_it_trains(tmp_path, monkeypatch):
     assert sources and not any("load_evaluator" in source or "EVALUATORS" in source for source in sources)
 
 
+def test_what_is_held_out_is_a_test_split_and_a_name_left_out_keeps_its_own():
+    splits = EvaluationConfig(splits={"held_out": "second/test"}).splits
+    assert splits == {"held_out": "second/test", "original": "source/test", "train": "target/train"}
+    for name, split in (("held_out", "target/val"), ("original", "source/train"), ("train", "target/test")):
+        with pytest.raises(ValueError, match=f"got {name}='{split}'; want source/"):
+            EvaluationConfig(splits={name: split})
+
+
+def test_a_run_does_not_wait_for_an_alarm_that_cannot_come():
+    """Bands are of a frame rate: those of 20 a second judge no motion of 12.5."""
+    slow = {"model": {"name": "mdm-second"}, "rewards": [{"name": "tmr", "model": "tmr-second"}]}
+    slow |= {"prompts": {"sources": {"second/train": 1}, "validation": {"second/val": 1}}}
+    slow |= {"evaluation": {"validate_every": 1, "splits": {"held_out": "second/test", "train": "second/train"}}}
+    with pytest.raises(UserError, match="another frame rate"):
+        check_job(job(**slow, sentinels={"pause": True}))
+    check_job(job(**slow, sentinels={"pause": True, "bands": "second"}))
+
+
 # --- no held-out prompt is read ------------------------------------------------------------
 
 
@@ -99,8 +123,9 @@ def test_such_a_job_is_refused_before_it_trains(tmp_path, monkeypatch):
         lambda prompt: prompt,
         lambda prompt: replace(prompt, id="another", length=20),
         lambda prompt: Prompt("another", f" {prompt.text.upper()}. ", 40),
+        lambda prompt: Prompt("another", f'"{prompt.text.replace(" ", ", ", 1)}"?;', 40),
     ],
-    ids=["the same", "the same words", "the same words, written otherwise"],
+    ids=["the same", "the same words", "the same words, written otherwise", "the same words, with other marks"],
 )
 @pytest.mark.parametrize("use", ["trained", "validated"])
 def test_a_prompt_that_was_read_is_refused(alike, use):
