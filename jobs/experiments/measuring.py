@@ -28,7 +28,7 @@ from rl_motion.tracking.files import write_atomic
 REAL = "real"
 BATCH = 32
 """Captions that a motion of one action alone is told apart from, its own included."""
-_REAL_SEED = 40_000
+REAL_SEED = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Ask:
     """What is to be measured: everything that the numbers depend on, so that who asks the same again finds them.
 
     job: resolved, as JSON; its model is measured, with the sampling of its evaluation. adapter: its folder, or none.
-    arm: `real` for real motion, of which there are prompts x `real` clips. inputs: SHA-256 of weights, by role.
+    arm: `real` for real motion, of which there are prompts x `real` clips. inputs: SHA-256 of weights, by role, and of
+    the prompts, or of real motion and its captions.
     """
 
     arm: str
@@ -72,7 +73,7 @@ def _real(ask: Ask, part: Part) -> dict[str, Any]:
 
     judge = load_evaluator(ask.evaluator)
     world, motion, captions, groups, success = world_of(part), [], [], [], []
-    for motions, prompts in real_motion(part, ask.prompts * ask.real, _REAL_SEED):
+    for motions, prompts in real_motion(part, ask.prompts * ask.real, REAL_SEED):
         motion.append(judge.embed_motions(motions).cpu().numpy())
         captions += [prompt.text for prompt in prompts]
         groups += [prompt.group for prompt in prompts]

@@ -10,6 +10,8 @@ Legend: N motions, F frames, D features.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +113,7 @@ def prompts_of(part: Part, count: int, seed: int, fps: float) -> tuple[Prompt, .
         if not part.only:
             return worlds.prompts(split, fps)
         rate = fps / world_of(part).fps
-        return [replace(prompt, length=round(prompt.length * rate)) for prompt in embedded.wordings(split)]
+        return [replace(prompt, length=math.ceil(prompt.length * rate - 1e-6)) for prompt in embedded.wordings(split)]
 
     unique = {prompt.text: prompt for split in part.splits for prompt in given(split) if part.has(prompt.group)}
     order = sorted(unique.values(), key=lambda prompt: hashlib.sha256(f"{seed}/{prompt.text}".encode()).digest())
@@ -164,6 +166,27 @@ def real_motion(part: Part, number: int, seed: int) -> Iterator[tuple[Motions, t
         kept = [n for n, claim in enumerate(clips.claims) if part.has(claim.action)]
         said = [Prompt("", clips.captions[n], int(clips.length_N[n]), clips.claims[n].action) for n in kept]
         yield _motions(world, clips.features_NFD[kept], clips.length_N[kept]), tuple(said)
+
+
+def asked_sha256(part: Part, prompts: Sequence[Prompt], seed: int) -> str:
+    """Hash of what an arm is asked, and of an action alone also of the captions that it is told from."""
+    said = [[prompt.id, prompt.text, prompt.length, prompt.group] for prompt in prompts]
+    return hashlib.sha256(json.dumps([said, _told_from(part), seed]).encode()).hexdigest()
+
+
+@cache
+def real_sha256(part: Part, number: int, seed: int) -> str:
+    """Hash of captions and features of real motion, and of an action alone likewise."""
+    found = hashlib.sha256(json.dumps(_told_from(part)).encode())
+    for motions, prompts in real_motion(part, number, seed):
+        found.update(json.dumps([[prompt.text, prompt.length, prompt.group] for prompt in prompts]).encode())
+        found.update(motions.features_BFD.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _told_from(part: Part) -> list[list[str]]:
+    """The captions that `distractors` draws from, with what they say."""
+    return [[text, str(claim)] for text, claim in combinations(part.splits).items()] if part.only else []
 
 
 def _performed(part: Part, number: int, seed: int) -> tuple[Motions, tuple[Prompt, ...]]:

@@ -25,8 +25,8 @@ from typing import Annotated, Any
 
 import typer
 from figures import CONVENTIONS, Table, figures, summary
-from measuring import REAL, Ask, model_fps, read
-from parts import Part, refuse_leak, refuse_other_than, world_of
+from measuring import REAL, REAL_SEED, Ask, model_fps, read
+from parts import Part, asked_sha256, prompts_of, real_sha256, refuse_leak, refuse_other_than, world_of
 from running import HERE, ROOT, Step, Training, measuring_step, provenance, see_through, training_step
 
 from rl_motion.config import EvaluationConfig, Job, RuntimeConfig, TrainConfig, UserError
@@ -176,7 +176,8 @@ class Experiment:
     def ask(self, arm: str, part: str, job: Job | None = None, adapter: Path | None = None) -> Ask:
         """What is to be measured of an arm; `job` of a model, none for real motion."""
         evaluator = world_of(self.parts[part]).evaluator
-        inputs = {"evaluator": evaluator_sha256(evaluator)} | (find_weights(job) if job else {})
+        inputs = {"evaluator": evaluator_sha256(evaluator), "prompts": self._asked(self.parts[part], job)}
+        inputs |= find_weights(job) if job else {}
         if adapter is not None:
             inputs["adapter"] = hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
         return Ask(
@@ -231,6 +232,13 @@ class Experiment:
             )
             tables.append(table)
         return tables
+
+    def _asked(self, part: Part, job: Job | None) -> str:
+        """Hash of the prompts of an arm, or of real motion and its captions: a world may come to say something else."""
+        sizes = self.sizes
+        if job is None:
+            return real_sha256(part, sizes.prompts * sizes.real, REAL_SEED)
+        return asked_sha256(part, prompts_of(part, sizes.prompts, sizes.seed, model_fps(job)), sizes.seed)
 
     def _full(self) -> Job:
         job = self.job

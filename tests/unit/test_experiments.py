@@ -1,5 +1,6 @@
 """jobs/experiments: what is done is not done again, what does not compare is refused, tables say what was measured."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -133,6 +134,51 @@ def test_a_measurement_of_other_weights_is_refused(begin, lab, tmp_path, monkeyp
     ended, done = begin(tmp_path)
     assert (ended.exit_code, done) == (2, [])
     assert "measured with other inputs" in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["prompts", "real"])
+def test_a_measurement_of_a_reworded_world_is_refused(kind, begin, lab, tmp_path, monkeypatch):
+    """Same weights, seeds and sizes: the prompts themselves count, and of real motion captions and features."""
+    if kind == "prompts":
+        monkeypatch.setattr(lab.tables, "real_sha256", lambda *_: "the same real motion")
+    assert begin(tmp_path)[0].exit_code == 0
+    assert begin(tmp_path)[1] == []  # control
+    if kind == "prompts":
+        given = lab.parts.prompts_of
+
+        def reworded(*what):
+            first, *rest = given(*what)
+            return (dataclasses.replace(first, text=f"{first.text} now"), *rest)
+
+        monkeypatch.setattr(lab.tables, "prompts_of", reworded)
+    else:
+        given = lab.parts.real_motion
+
+        def moved(*what):
+            for motions, prompts in given(*what):
+                yield dataclasses.replace(motions, features_BFD=motions.features_BFD + 1e-3), prompts
+
+        lab.parts.real_sha256.cache_clear()
+        monkeypatch.setattr(lab.parts, "real_motion", moved)
+    ended, done = begin(tmp_path)
+    lab.parts.real_sha256.cache_clear()
+    assert (ended.exit_code, done) == (2, [])
+    assert "measured with other inputs" in ended.stderr
+
+
+def test_a_longer_prompt_and_another_caption_of_real_motion_count(lab, monkeypatch):
+    part = lab.parts.Part.of("source/test:knee")
+    prompts = lab.parts.prompts_of(part, 4, 0, 20.0)
+    own = lab.parts.asked_sha256(part, prompts, 0)
+    longer = (dataclasses.replace(prompts[0], length=prompts[0].length + 1), *prompts[1:])
+    assert own == lab.parts.asked_sha256(part, tuple(prompts), 0)
+    assert len({own, lab.parts.asked_sha256(part, longer, 0), lab.parts.asked_sha256(part, prompts[::-1], 0)}) == 3
+    motions, said = next(lab.parts.real_motion(part, 4, 0))
+    hashes = []
+    for captions in (said, said, (dataclasses.replace(said[0], text="another"), *said[1:])):
+        monkeypatch.setattr(lab.parts, "real_motion", lambda *_, c=captions: [(motions, c)])
+        hashes.append(lab.parts.real_sha256.__wrapped__(part, 4, 0))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_an_unknown_row_is_refused(begin, tmp_path):
@@ -329,9 +375,17 @@ def test_an_action_s_prompts_and_what_they_are_told_from(lab):
 
 
 def test_lengths_are_in_frames_of_the_model(lab):
-    own = lab.parts.prompts_of(lab.parts.Part.of("source/test"), 8, 0, 20.0)
-    slower = lab.parts.prompts_of(lab.parts.Part.of("source/test"), 8, 0, 12.5)
-    assert [prompt.length for prompt in slower] == [round(prompt.length * 12.5 / 20) for prompt in own]
+    from rl_motion.motion.resample import resampled_frames
+
+    for written in ("source/test", "source/test:knee"):
+        part = lab.parts.Part.of(written)
+        own = {prompt.length for prompt in lab.parts.prompts_of(part, 64, 0, 20.0)}
+        slower = {prompt.length for prompt in lab.parts.prompts_of(part, 64, 0, 12.5)}
+        # Rows of motion hold one frame more. What comes back is as long as motion of that world is.
+        back = {int(resampled_frames(length + 1, 12.5, 20.0)) - 1 for length in slower}
+        assert back <= own, written
+        shorter = {int(resampled_frames(length, 12.5, 20.0)) - 1 for length in slower}
+        assert not shorter <= own, written  # control: a frame less, and it is not
 
 
 def test_every_row_is_a_job_on_what_it_says(lab, root):
