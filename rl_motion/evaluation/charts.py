@@ -112,7 +112,7 @@ def class_bars(classes: Mapping[str, Mapping[str, Any]]) -> str:
         f"<tr><th>{escape(name or 'no group')}</th>"
         f"<td>{_bar(value['base'], 'base')}{_bar(value['tuned'], 'tuned')}</td>"
         f"<td>{number(value['base'], percent=True)}</td><td>{number(value['tuned'], percent=True)}</td>"
-        f"<td>{value['n']} / {value['prompts']}</td></tr>"
+        f"<td>{escape(str(value['n']))} / {escape(str(value['prompts']))}</td></tr>"
         for name, value in classes.items()
     )
     return (

@@ -78,7 +78,7 @@ def _own(lines: Sequence[Line]) -> str:
                 estimate(line.base, percent=percent),
                 estimate(line.tuned, percent=percent),
                 estimate(line.change, percent=percent, sign=True),
-                line.words,
+                cell(line.words),
             ]
         )
     return _table(["", "base [95 %]", "tuned [95 %]", "tuned - base [95 %]", "in words"], body)

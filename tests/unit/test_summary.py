@@ -275,6 +275,23 @@ def test_foreign_text_is_text(folders: list[Path], monkeypatch: pytest.MonkeyPat
     assert "<script>alert" in made(folders)[0]
 
 
+def test_numbers_of_a_report_that_are_text_are_text(tmp_path: Path) -> None:
+    """What should be a number comes from a file too."""
+    found = report()
+    found["classes"]["held_out"]["walk"] |= {"n": HOSTILE, "prompts": HOSTILE}
+    found["evaluation"] |= {"samples_per_prompt": HOSTILE, "seed": HOSTILE}
+    found |= {"adapter_sha256": HOSTILE}
+    found["field"]["held_out"]["not_measured"] = {HOSTILE: HOSTILE}
+    folders = [make_run(tmp_path / name, job(seed=seed)) for seed, name in enumerate("ab")]
+    for folder in folders:
+        (folder / "report.json").write_text(json.dumps(found))
+    for several in (folders, folders[:1]):
+        text, table = made(several)
+        assert HOSTILE.split("|")[0].replace("<", "&lt;").replace(">", "&gt;").strip() in text
+        assert "<script>alert" not in text
+        assert "<script>" not in table
+
+
 def test_runs_without_motions_have_a_page_without(tmp_path: Path) -> None:
     text, _ = made([make_run(tmp_path / "old", kept=False, field=False)])
     assert [tag for tag, _ in Tags(text).seen].count("section") == 0
