@@ -56,6 +56,6 @@ def trained_texts(folder: Path) -> set[str] | None:
 
     try:
         table = pq.read_table(folder / "prompts" / "ledger.parquet", columns=["text"])
-    except (OSError, pa.ArrowException):
+        return {str(text) for text in table.column("text").to_pylist() if text is not None}
+    except (OSError, KeyError, pa.ArrowException):
         return None
-    return {str(text) for text in table.column("text").to_pylist() if text is not None}

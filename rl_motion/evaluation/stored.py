@@ -10,7 +10,9 @@ Legend: P prompts, F frames, J joints.
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,13 @@ from rl_motion.types import Prompt
 FOLDER, RECORDS, MOTIONS = "evaluation", "records.parquet", "motions.npz"
 _SENTINEL, _REWARD = "sentinel/", "reward/"
 _MOST = 1 << 30
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, EOFError),
+    # A damaged zip also reads as one that is encrypted or compressed in a way that nobody knows: RuntimeError.
+    *(zipfile.BadZipFile, zlib.error, RuntimeError),
+    # And the header of an array as Python that is none.
+    *(tokenize.TokenError, SyntaxError),
+)
 _COLUMNS = pa.schema(
     [
         pa.field("split", pa.string(), nullable=False),
@@ -68,7 +77,7 @@ def read_records(folder: Path) -> list[Record]:
             raise ValueError("got empty cells")
         rows: list[dict[str, Any]] = table.to_pylist()
         return [_record(row) for row in rows]
-    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise _broken(path, error) from error
 
 
@@ -82,7 +91,7 @@ def read_motions(folder: Path) -> list[Motion]:
     try:
         with np.load(io.BytesIO(_content(path)), allow_pickle=False) as arrays:
             return [motion for split in arrays["splits"].tolist() for motion in _of_split(arrays, split)]
-    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _broken(path, error) from error
 
 

@@ -84,6 +84,11 @@ def parquet(table):
     return content.getvalue()
 
 
+def overwritten(path, start, count):
+    content = path.read_bytes()
+    return content[:start] + b"\xff" * count + content[start + count :]
+
+
 SPOILT = {
     "cut off": (RECORDS, lambda path: path.read_bytes()[:-40]),
     "no parquet": (RECORDS, lambda path: b"split,arm\n"),
@@ -99,6 +104,8 @@ SPOILT = {
         lambda path: parquet(pq.read_table(path).append_column("sentinel/x", pa.array(["much", "more"]))),
     ),
     "motions cut off": (MOTIONS, lambda path: path.read_bytes()[:-400]),
+    "a page of the table that is overwritten": (RECORDS, lambda path: overwritten(path, 4, 200)),
+    "an array that is overwritten": (MOTIONS, lambda path: overwritten(path, path.stat().st_size // 2, 20)),
     "no zip": (MOTIONS, lambda path: b"joints"),
     "a pickle": (MOTIONS, lambda path: npz(arrays_of(path) | {"splits": np.array([{"a": 1}], dtype=object)})),
     "an array is missing": (MOTIONS, lambda path: npz({k: v for k, v in arrays_of(path).items() if "fps" not in k})),
