@@ -3,7 +3,8 @@
 The share is that of the second arm among decided votes (no difference decides nothing). Two intervals: Wilson's
 (1927), which takes every vote for a draw of its own, and a bootstrap that draws people and prompts anew, each with
 replacement, as votes of one person or on one prompt resemble one another (the pigeonhole bootstrap: Owen 2007, Annals
-of Applied Statistics 1). A preference is claimed where both exclude one half. The sign test is over prompts: each
+of Applied Statistics 1). A preference is claimed where both exclude one half. One person alone shows nothing of others:
+of fewer than two who decided there is neither a bootstrap nor a claim. The sign test is over prompts: each
 counts once, for the arm that more people preferred on it.
 
 Legend: R raters, P prompts, N resamples.
@@ -27,7 +28,8 @@ from rl_motion.evaluation.statistics import LEVEL, RESAMPLES
 
 CONVENTIONS = (
     "share: of decided votes; Wilson's 95 % interval takes every vote for a draw of its own, the bootstrap "
-    f"({RESAMPLES} resamples) draws people and prompts anew; a preference is claimed where both exclude 50 %",
+    f"({RESAMPLES} resamples) draws people and prompts anew; a preference is claimed where both exclude 50 %, and "
+    "never of fewer than two people who decided: one person alone shows nothing of others",
     "sign test: over prompts, each for the arm that more people preferred on it; two-sided, ties left out",
     "again: answers to the repeated pair, its sides exchanged, that chose the same motion; it counts for nothing else",
 )
@@ -42,7 +44,7 @@ class Count:
     """Votes on one question, of one rater or of all.
 
     share: of `second` among the decided; None where nobody decided. wilson, bootstrap: its intervals, the latter None
-    where one prompt alone was decided. prompts_for, prompts_against: by majority; sign_p: the two-sided sign test.
+    where one prompt alone was decided, or by one person alone. prompts_for, prompts_against: by majority; sign_p: the two-sided sign test.
     """
 
     second: int
@@ -131,7 +133,13 @@ def _words(for_second: bool | None, intervals: Sequence[Ends | None], votes_RP: 
         return f"nobody saw a difference ({over})" if told_RP.any() else "nobody answered"
     if any(ends is None or ends[0] <= 0.5 <= ends[1] for ends in intervals):
         return f"no preference that {over} can show"
-    return f"{key.second if for_second else key.first} is preferred"
+    deciders = int(_decided(votes_RP).any(axis=1).sum())
+    return f"{key.second if for_second else key.first} is preferred, over {deciders} people and {prompts} prompts"
+
+
+def _decided(votes_RP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where a vote is for an arm, else 0."""
+    return np.abs(np.nan_to_num(votes_RP))
 
 
 def wilson_interval(successes: int, trials: int) -> Ends:
@@ -144,9 +152,12 @@ def wilson_interval(successes: int, trials: int) -> Ends:
 
 
 def pigeonhole_interval(votes_RP: NDArray[np.float64]) -> Ends | None:
-    """The percentile interval of the share when raters and prompts are drawn anew; None with one prompt decided."""
-    decided_RP = np.abs(np.nan_to_num(votes_RP))
-    if (decided_RP.any(axis=0)).sum() < 2:
+    """The percentile interval of the share when raters and prompts are drawn anew.
+
+    None where fewer than two raters, or prompts, decided: of one alone nothing varies.
+    """
+    decided_RP = _decided(votes_RP)
+    if min(decided_RP.any(axis=side).sum() for side in (0, 1)) < 2:
         return None
     rng = np.random.default_rng(_SEED)
     times_NR, times_NP = (

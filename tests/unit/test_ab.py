@@ -229,11 +229,14 @@ def test_wilsons_interval_and_the_sign_test_are_scipys() -> None:
     assert sign_test(0, 0) == 1.0
 
 
-def test_one_persons_bootstrap_is_that_over_prompts() -> None:
-    votes = np.random.default_rng(1).choice([1.0, -1.0], size=(1, 20))
+def test_the_bootstrap_of_people_who_agree_is_that_over_prompts() -> None:
+    votes = np.repeat(np.random.default_rng(1).choice([1.0, -1.0], size=(1, 20)), 2, axis=0)
     known = bootstrap_mean((votes[0] + 1) / 2, [f"{n}" for n in range(20)], seed=0)
     assert pigeonhole_interval(votes) == pytest.approx((known.low, known.high), abs=0.03)
     assert pigeonhole_interval(np.array([[1.0, NAN], [1.0, NAN]])) is None
+    # One person alone, and one beside whom nobody decided.
+    assert pigeonhole_interval(votes[:1]) is None
+    assert pigeonhole_interval(np.stack([votes[0], np.zeros(20)])) is None
 
 
 def test_the_bootstrap_holds_where_wilson_flatters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,10 +259,14 @@ def test_the_bootstrap_holds_where_wilson_flatters(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("votes", "words"),
     [
-        (["s" * 20] * 3, "tuned is preferred"),
-        (["f" * 20] * 3, "base is preferred"),
+        (["s" * 20] * 3, "tuned is preferred, over 3 people and 20 prompts"),
+        (["f" * 20] * 3, "base is preferred, over 3 people and 20 prompts"),
+        (["s" * 20, "s" * 20, "=" * 20], "tuned is preferred, over 2 people and 20 prompts"),
         (["s" * 11 + "f" * 9] * 3, "no preference that 20 prompts and 3 people can show"),
-        (["s" * 12 + "." * 8], "tuned is preferred"),
+        (["s" * 12 + "." * 8] * 2, "tuned is preferred, over 2 people and 12 prompts"),
+        # One person alone shows nothing of others, however sure of it.
+        (["s" * 20], "no preference that 20 prompts and 1 person can show"),
+        (["s" * 20, "=" * 20], "no preference that 20 prompts and 2 people can show"),
         (["s" * 2 + "=" * 18], "no preference that 20 prompts and 1 person can show"),
         (["=" * 20], "nobody saw a difference (20 prompts and 1 person)"),
     ],
