@@ -320,6 +320,8 @@ def measures_of(motions: Motions) -> dict[str, Tensor]:
 
 def _median(value_BFC: Tensor, count_B: Tensor) -> Tensor:
     """Of the first so many frames of each row, [B]; 0 where there are none."""
+    if not value_BFC.shape[1]:  # nanmedian refuses a tensor without frames
+        return value_BFC.new_zeros(len(value_BFC))
     valid_BF1 = _first_frames(count_B, value_BFC.shape[1])[..., None]
     return value_BFC.where(valid_BF1, torch.nan).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rl_motion.data.embedded import clips
+from rl_motion.evaluation.sentinels import of_unit
 from rl_motion.motion.features import JOINTS, ROT6D, VEL
 from rl_motion.motion.sentinels import (
     OF_FEATURES,
@@ -83,6 +84,17 @@ def test_padding_does_not_count_even_as_nan_and_short_motions_give_zero():
     assert all(found.item() < 1e-3 for found in measures(noisy, length(0), FPS).values())
     assert jerk_B(noisy, length(3)).item() == 0.0
     assert foot_skate_B(noisy, length(1)).item() == 0.0
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_tensors_of_few_frames_have_every_sentinel(frames):
+    """The tensor itself is that short: no difference is left to take a median of."""
+    real = motions(2)
+    short = replace(real, features_BFD=real.features_BFD[:, :frames], length_B=length(frames, frames))
+    found = of_unit(short, 1)
+    assert all(value.isfinite().all() for value in found.values())
+    wanted = {"ankle_shake", "jerk"} | ({"velocity_tremor", "rotation_tremor"} if frames < 3 else set())
+    assert all((found[name] == 0.0).all() for name in wanted)
 
 
 def test_speeds_are_those_of_a_body_that_is_pushed_and_jolts_are_the_largest():
