@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config.errors import Paused
 from rl_motion.runtime import frontend
 from rl_motion.runtime.cluster import connect
 from rl_motion.runtime.commit import Commits
@@ -126,6 +127,8 @@ def _trial(config: Mapping[str, Any], jobs: Mapping[str, Job], out: Path, means:
             # A trial that was killed before its first commit has trained nothing.
             shutil.rmtree(folder, ignore_errors=True)
             frontend.start(job, out, console)
+    except Paused as error:  # a KeyboardInterrupt, which would end this process without a word
+        reason = str(error)
     except Exception as error:
         reason = str(error) if isinstance(error, UserError | RunFault) else f"{type(error).__name__}: {error}"
     tune.report({"reason": reason})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from rl_motion.cli import app
+from rl_motion.config.errors import Paused
 from rl_motion.config.load import load_job
+from rl_motion.runtime import frontend, sweep
 from rl_motion.runtime.sweep_plan import Search, plan
 
 DEMO = load_job("demo")
@@ -81,3 +85,23 @@ def test_what_is_wrong_is_refused_before_anything_starts(
     assert all(word in ended.stderr for word in ("got", "want", *words)), ended.stderr
     assert "secret" not in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_that_paused_ends_with_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paused is a KeyboardInterrupt: uncaught it would end the trial's process before it could say why."""
+    told: list[dict] = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(tune=SimpleNamespace(report=told.append)))
+
+    def end_with(error: BaseException) -> None:
+        def start(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(frontend, "start", start)
+        sweep._trial({"trial": "demo"}, {"demo": DEMO}, tmp_path, frontend.MEANS)
+
+    end_with(Paused("jerk is outside its band"))
+    end_with(OSError("no room"))
+    assert told == [{"reason": "jerk is outside its band"}, {"reason": "OSError: no room"}]
+    # Negative control: what a user's Ctrl-C raises goes on its way.
+    with pytest.raises(KeyboardInterrupt):
+        end_with(KeyboardInterrupt())
