@@ -54,7 +54,7 @@ CONVENTIONS = [
     "actions",
     "diversity: mean distance in metres between two samples of one prompt, joints centred on the root",
     "sentinels: never optimised; within is the range of ratios that honest evaluations of so many prompts have, 5 % of "
-    "false alarms shared among all of them (docs/sentinels.md)",
+    "false alarms shared among all of them, on every split and at every look anew (docs/sentinels.md)",
     *FIELD,
     agreement.CONVENTION,
 ]
