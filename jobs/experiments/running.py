@@ -31,6 +31,11 @@ from rl_motion.tracking.files import write_atomic
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 """Where processes run: text files of prompts are named from here."""
+SPEED_ALONE = {
+    "backend", "rollout_workers", "reward_workers", "learner_workers", "max_rollout_workers", "max_reward_workers",
+    "keep_commits", "commits_uri", "deadline_s",
+}  # fmt: skip
+"""Settings of `runtime` that change no number. A new one counts until it is written here."""
 _LOOK_S = 2.0
 """Between looks at a run that a process of an earlier call is still working on."""
 
@@ -49,6 +54,11 @@ class Training:
     def folder(self) -> Path:
         """The run's own."""
         return self.out / self.name
+
+    @property
+    def adapter(self) -> Path:
+        """What it comes to."""
+        return self.folder / "adapter"
 
     @property
     def settings(self) -> list[str]:
@@ -155,7 +165,7 @@ def is_trained(run: Training) -> bool:
     rests_on = commit and (commit.manifest.pool_sha256, commit.manifest.weights_sha256)
     if rests_on not in (None, (build_pool(wanted).sha256, find_weights(wanted))):
         raise UserError(f"got {run.folder}, a run on other prompts or weights; want these; choose another --out")
-    return (run.folder / "report.json").is_file()
+    return (run.folder / "report.json").is_file() and run.adapter.is_dir()
 
 
 def train(run: Training) -> None:
@@ -178,8 +188,12 @@ def train(run: Training) -> None:
     process([sys.executable, "-m", "rl_motion.cli", *words], run.folder.with_name(f"{run.name}.log"))
 
 
-def measuring_step(name: str, files: Mapping[Path, Callable[[], Ask]], expected_s: float) -> Step:
+def measuring_step(
+    name: str, files: Mapping[Path, Callable[[], Ask]], expected_s: float, adapter: Path | None = None
+) -> Step:
     """Measure an arm, file by file in one process; what to ask is asked when the adapter is there.
+
+    Without its adapter it is not done: nothing says what its files are of until that is trained again.
 
     `done` raises UserError where a file is of something else.
     """
@@ -190,14 +204,20 @@ def measuring_step(name: str, files: Mapping[Path, Callable[[], Ask]], expected_
 
     def do() -> None:
         words = [sys.executable, str(HERE / "measuring.py")]
-        for file, ask in (wanted := missing()).items():
+        if not (wanted := missing()):  # the adapter is there again, and is the one that was measured
+            return
+        for file, ask in wanted.items():
             question = file.with_suffix(".ask.json")
             question.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(question, (json.dumps(asdict(ask), indent=1) + "\n").encode())
             words += [str(question), str(file)]
         process(words, next(iter(wanted)).with_suffix(".log"))
 
-    return Step(name, expected_s, lambda: all(file.is_file() for file in files) and not missing(), do)
+    def done() -> bool:
+        there = (adapter is None or adapter.is_dir()) and all(file.is_file() for file in files)
+        return there and not missing()
+
+    return Step(name, expected_s, done, do)
 
 
 def process(words: Sequence[str], log: Path) -> None:
@@ -234,7 +254,7 @@ def provenance(command: Sequence[str], seeds: Sequence[int], wall_s: float) -> d
 
 
 def _numbers(job: Job) -> dict[str, Any]:
-    return job.model_dump(mode="json", exclude={"runtime", "tracking"})
+    return job.model_dump(mode="json", exclude={"runtime": SPEED_ALONE, "tracking": True})
 
 
 def _minutes(seconds: float) -> str:

@@ -207,7 +207,7 @@ class Experiment:
         run, job = self.runs[seed], self.runs[seed].resolved()
         samples = job.train.iterations * job.train.prompts_per_iteration * job.train.samples_per_prompt
         arm = f"seed{seed}"
-        measured = self._step(arm, lambda part: self.ask(arm, part, job, run.folder / "adapter"), self.parts)
+        measured = self._step(arm, lambda part: self.ask(arm, part, job, run.adapter), self.parts, adapter=run.adapter)
         return [training_step(run, _START_S + samples * _SAMPLE_S), measured]
 
     def tables(self) -> list[Table]:
@@ -244,10 +244,18 @@ class Experiment:
         job = self.job
         return job.model_copy(update={"model": job.model.model_copy(update={"name": self.row.full})})
 
-    def _step(self, arm: str, ask: Callable[[str], Ask], parts: Sequence[str], each_s: float | None = None) -> Step:
+    def _step(
+        self,
+        arm: str,
+        ask: Callable[[str], Ask],
+        parts: Sequence[str],
+        each_s: float | None = None,
+        adapter: Path | None = None,
+    ) -> Step:
         each_s = self.sizes.samples * _MOTION_S if each_s is None else each_s
         files = {self.file(arm, part): (lambda p=part: ask(p)) for part in parts}
-        return measuring_step(f"measure {self.name} {arm}", files, _START_S + len(files) * self.sizes.prompts * each_s)
+        expected_s = _START_S + len(files) * self.sizes.prompts * each_s
+        return measuring_step(f"measure {self.name} {arm}", files, expected_s, adapter)
 
 
 def examination(job: Job) -> Job:

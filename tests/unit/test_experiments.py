@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +127,31 @@ def test_a_folder_of_another_job_is_refused(begin, tmp_path):
     ended, done = begin(tmp_path, "--set", "train.learning_rate=0.5")
     assert (ended.exit_code, done) == (2, [])
     assert "a run of another job" in ended.stderr
+
+
+@pytest.mark.parametrize("setting", ["runtime.mode=async", "runtime.staleness=4"])
+def test_a_run_of_another_runtime_is_another_where_that_changes_numbers(setting, begin, tmp_path):
+    assert begin(tmp_path)[0].exit_code == 0
+    ended, done = begin(tmp_path, "--set", setting)
+    assert (ended.exit_code, done) == (2, [])
+    assert "a run of another job" in ended.stderr
+    faster = ("--set", "runtime.rollout_workers=3", "--set", "runtime.deadline_s=5")
+    assert (begin(tmp_path, *faster)[0].exit_code, begin(tmp_path, *faster)[1]) == (0, [])  # control
+
+
+def test_measurements_without_their_run_are_made_sure_of(begin, lab, tmp_path):
+    assert begin(tmp_path)[0].exit_code == 0
+    shutil.rmtree(tmp_path / f"{ROW}-seed1")
+    ended, done = begin(tmp_path)
+    assert (ended.exit_code, done) == (0, [f"train {ROW}-seed1"]), ended.output  # the same adapter: nothing to measure
+    shutil.rmtree(tmp_path / f"{ROW}-seed1" / "adapter")
+    ended, done = begin(tmp_path)
+    assert (ended.exit_code, done) == (0, [f"train {ROW}-seed1"]), ended.output
+    # Control: measurements of another adapter are no measurements of this one.
+    (tmp_path / f"{ROW}-seed1" / "adapter" / "adapter_model.safetensors").write_bytes(b"another")
+    ended, done = begin(tmp_path)
+    assert (ended.exit_code, done) == (2, [])
+    assert "measured with other inputs" in ended.stderr
 
 
 def test_a_measurement_of_other_weights_is_refused(begin, lab, tmp_path, monkeypatch):
