@@ -14,8 +14,8 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,6 +142,12 @@ def _train(settings: list[str], seed: int) -> dict[str, Any]:
         having = [m[metric] for m in late if metric in m]  # an iteration whose steps were all skipped has none
         row[metric] = sum(having) / len(having)
     return row
+
+
+def _alone(work: Callable[..., Any], *what: Any) -> Any:
+    """Do it in a process of its own, so that one that is killed takes no other with it."""
+    with ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
+        return pool.submit(work, *what).result()
 
 
 def _inputs(settings: list[str], seed: int) -> dict[str, Any]:
@@ -274,13 +280,28 @@ def main(  # noqa: PLR0913, PLR0917 - its options
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     missing = sorted((key for key, file in files.items() if not file.is_file()), key=lambda key: key[1])
-    with ProcessPoolExecutor(parallel, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(_train, settings[name], seed): (name, seed) for name, seed in missing}
-        for done, future in enumerate(as_completed(waiting), start=1):
-            name, seed = waiting[future]
-            row = future.result() | {"inputs": inputs[name, seed]}
-            write_atomic(files[name, seed], (json.dumps(row) + "\n").encode())
-            typer.echo(f"{name}, seed {seed}: done in {row['minutes']:.1f} min, {len(missing) - done} left")
+    failed = []
+    with ThreadPoolExecutor(parallel) as pool:
+        waiting = {pool.submit(_alone, _train, settings[name], seed): (name, seed) for name, seed in missing}
+        try:
+            for done, future in enumerate(as_completed(waiting), start=1):
+                name, seed = waiting[future]
+                left = f"{len(missing) - done} left"
+                if (error := future.exception()) is not None:
+                    failed.append(f"{name}, seed {seed}: failed with {type(error).__name__}: {error}")
+                    typer.echo(f"{failed[-1]}; {left}", err=True)
+                    continue
+                row = future.result() | {"inputs": inputs[name, seed]}
+                write_atomic(files[name, seed], (json.dumps(row) + "\n").encode())
+                typer.echo(f"{name}, seed {seed}: done in {row['minutes']:.1f} min, {left}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        typer.echo(
+            "\n".join([f"error: {len(failed)} of {len(missing)} failed; the others are kept", *failed]), err=True
+        )
+        raise typer.Exit(1)
     found = {
         name: {seed: json.loads(files[name, seed].read_text(encoding="utf-8")) for seed in range(seeds)}
         for name in settings

@@ -4,7 +4,9 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -486,6 +488,42 @@ def variant(gains):
             for gain in gains]  # fmt: skip
     rest = {"minutes": 1.0, "policy/kl": 1e-6, "policy/clip_fraction": 0.0, "policy/gradient_share_s0": 0.5}
     return {seed: {"target": one, "source": one, **rest} for seed, one in enumerate(part)}
+
+
+def test_a_variant_that_fails_costs_no_other(ablations, tmp_path, monkeypatch):
+    """What is done is written, the rest is gone on with, and the same command makes what is missing."""
+    monkeypatch.setattr(ablations, "TABLES", {"small": {name: [f"v={name}"] for name in ("one", "two", "three")}})
+    monkeypatch.setattr(ablations, "_inputs", lambda *_: {})
+    fails, made = {"two"}, []
+
+    def train(_, settings, seed):
+        name = settings[-1].removeprefix("v=")
+        if name in fails:
+            raise ValueError("out of luck")
+        made.append(name)
+        return variant([seed + 2])[0]
+
+    monkeypatch.setattr(ablations, "_alone", train)
+    app = typer.Typer()
+    app.command()(ablations.main)
+    words = ["--table", "small", "--out", str(tmp_path), "--parallel", "1"]
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 1, ended.output
+    assert made == ["one", "three"]
+    assert "error: 1 of 3 failed" in ended.stderr
+    assert "two, seed 0: failed with ValueError: out of luck" in ended.stderr
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+    assert not list(tmp_path.rglob("*.md"))
+    fails.clear()
+    ended = CliRunner().invoke(app, words)
+    assert (ended.exit_code, made) == (0, ["one", "three", "two"]), ended.output
+    assert len(list(tmp_path.rglob("*.md"))) == 1
+
+
+def test_a_killed_process_takes_no_other_with_it(ablations):
+    with pytest.raises(BrokenProcessPool):
+        ablations._alone(os._exit, 9)
+    assert ablations._alone(math.sqrt, 4.0) == 2.0
 
 
 def test_variants_are_paired_with_the_first(ablations):
