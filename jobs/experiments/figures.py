@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rl_motion.config import UserError
 from rl_motion.evaluation.metrics import CONVENTIONS as FIELD
 from rl_motion.evaluation.metrics import RealEmbeddings, field_metrics
-from rl_motion.evaluation.metrics.field import NOT_MEASURED, REAL, estimate
+from rl_motion.evaluation.metrics.field import REAL, estimate
 from rl_motion.evaluation.metrics.r_precision import TOPS
 from rl_motion.evaluation.over_runs import student_mean
 from rl_motion.evaluation.statistics import Estimate
@@ -68,7 +68,8 @@ def figures(arms: Mapping[str, Measured], real: Measured, seed: int) -> dict[str
     embedded = RealEmbeddings(real.motion, real.text, real.groups)
     motion = {name: arm.motion for name, arm in arms.items()}
     found = field_metrics(motion, first.text, first.groups, embedded, seed=seed)
-    rows = {name: _estimates(found[name]) for name in (*arms, REAL) if name in found and name != NOT_MEASURED}
+    # Too little real motion has no halves, and no row.
+    rows = {name: _estimates(found.get(name, {})) for name in (*arms, REAL)}
     for name, arm in arms.items():
         for metric, values_RP in (("success", arm.success), ("reward", arm.reward)):
             if values_RP is not None:
@@ -173,6 +174,8 @@ class Table:
             cells = [self.paper.get(metric, "") for metric in self.metrics]
             yield f"| the paper, its ours against its base | {' | '.join(cells)} |"
         yield f"\n{self._in_words()}"
+        if "multimodal_distance" in self.base and "fid" not in self.real:
+            yield "No FID and no floor: there is too little real motion for two halves with the prompts' actions."
         if self.paper_source:
             yield f"Paper: {self.paper_source}."
 

@@ -55,7 +55,7 @@ from real_stages import (
     sizes_of,
     stage,
 )
-from running import provenance
+from running import SPEED_ALONE, provenance
 
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
@@ -104,6 +104,14 @@ def post_training(zoo: Path, prompts: Path, sizes: Sizes, seed: int) -> Job:
         f"evaluation.samples_per_prompt={sizes.samples}", *sizes.job,
     ]  # fmt: skip
     return load_job(_JOB, sets, seed)
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """All of a job that changes a number, but where its files lie: what is in them has keys of its own."""
+    sources = {Path(name).name: weight for name, weight in job.prompts.sources.items()}
+    paths = {"model": {"name"}, "rewards": {"__all__": {"model"}}, "prompts": {"sources"}}
+    settings = job.model_dump(mode="json", exclude={**paths, "runtime": SPEED_ALONE, "tracking": True})
+    return settings | {"prompts": settings["prompts"] | {"sources": sources}}
 
 
 def measure(job: Job, adapter: Path | None, zoo: Path, prompts: Mapping[str, Sequence[Prompt]], folder: Path) -> None:
@@ -284,8 +292,7 @@ def _train(world: World, out: Path, seed: int, held_out: Sequence[Prompt], keys:
     zoo, listed = out / "zoo", out / "prompts"
     prompts = stage(listed, described(world, text=keys[TEXT], **sizes_of(world)), partial(make_prompts, world, zoo))
     job = post_training(zoo, listed, world.sizes, seed)
-    settings = job.model_dump(mode="json", exclude={"model", "rewards", "prompts", "runtime", "tracking"})
-    inputs = {"base": keys[BASE], "reward": keys[TMR_NAME], "prompts": prompts, "job": settings}
+    inputs = {"base": keys[BASE], "reward": keys[TMR_NAME], "prompts": prompts, "job": settings_of(job)}
     return job, stage(out / "runs" / f"seed{seed}", inputs, partial(make_adapter, job, held_out))
 
 

@@ -341,6 +341,27 @@ def test_figures_are_of_the_arms_and_the_nearer_fits_better(lab):
         lab.figures.figures({"base": far, "seed0": measured(lab, 0.1, start="other noise")}, real, seed=0)
 
 
+def test_too_little_real_motion_has_no_floor_and_the_table_says_so(lab):
+    """One real motion makes no two halves; the other metrics stand all the same."""
+    base, tuned = measured(lab, 1.0), measured(lab, 0.05)
+
+    def lines(real, **extra):
+        text = np.random.default_rng(2).normal(size=(real, 4))
+        motion = lab.measuring.Measured(text, text, ["walk"] * real, np.ones(real), **extra)
+        found = lab.figures.figures({"base": base, "seed0": tuned}, motion, seed=0)
+        models, ours = {"base": found["base"]}, {0: found["seed0"]}
+        return found, "\n".join(lab.figures.Table("T", "E.", found["real"], models, ours, {}, "").lines())
+
+    found, text = lines(1, others=np.ones((1, 3, 4)))
+    assert "No FID and no floor" in text
+    assert "FID ↓" not in text
+    assert {"success", "r_precision_1"} <= found["real"].keys()
+    assert found["base"]["multimodal_distance"].value > found["seed0"]["multimodal_distance"].value
+    found, text = lines(96)  # control
+    assert "fid" in found["real"]
+    assert "no floor" not in text
+
+
 def test_one_action_alone_is_told_from_other_captions(lab):
     motion, own = np.zeros((3, 2)), np.array([[1.0, 0], [2.0, 0], [3.0, 0]])
     others = np.tile(np.array([[2.0, 0], [2.5, 0], [9.0, 0]]), (3, 1, 1))

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from rl_motion.config import UserError
+from rl_motion.config.load import load_job
 from rl_motion.data.folder import read_folder, split_clips, split_prompts, wording
 from rl_motion.models.text import TextEncoder
 from rl_motion.models.zoo import load_denoiser
@@ -127,6 +128,41 @@ def test_a_held_out_caption_in_the_prompts_stops_the_job(made, world, scripts, t
     with pytest.raises(UserError, match=r"got the held-out caption .* in training"):
         scripts[1].make_adapter(job, held_out, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_counts_as_the_same_only_where_its_numbers_are(root, scripts):
+    """Paths and workers are left out of its key, and nothing else."""
+    file = root / "jobs" / "experiments" / "real_motion.yaml"
+
+    def key(*sets, at="/here", prompts=2, reward=1):
+        sources = {f"{at}/target-train.txt": prompts, f"{at}/source-train.txt": 1}
+        rewards = [{"name": "tmr", "model": f"{at}/tmr", "weight": reward}]
+        given = [f"model.name={at}/base", f"prompts.sources={json.dumps(sources)}", f"rewards={json.dumps(rewards)}"]
+        return json.dumps(scripts[0].settings_of(load_job(file, [*given, *sets], 0)), sort_keys=True)
+
+    own = key()
+    assert "/here" not in own
+    speed = ("runtime.rollout_workers=2", "runtime.backend=ray", "tracking.experiment=x")
+    assert own == key(at="/there") == key(*speed)  # control
+    changed = [
+        key(prompts=3), key(reward=2), key("prompts.curriculum=signal"), key("runtime.mode=async"),
+        key("runtime.staleness=3"), key("rewards=[{name: text_free}]"), key("train.learning_rate=0.5"),
+    ]  # fmt: skip
+    assert len({own, *changed}) == 1 + len(changed)
+
+
+def test_a_real_folder_with_too_few_windows_has_tables_without_a_floor(made, world, scripts):
+    out, _ = made
+    arms = {
+        name: scripts[0].read_arm(out / "measured" / name, "target/test") for name in ("real", "base", "upper", "seed0")
+    }
+    few = dataclasses.replace(arms["real"].measured, motion=arms["real"].measured.motion[:1],
+                              text=arms["real"].measured.text[:1], groups=arms["real"].measured.groups[:1])  # fmt: skip
+    arms["real"] = dataclasses.replace(arms["real"], measured=few)
+    prompts = split_prompts(world.splits, "target/test", world.sizes.frames)
+    found, _ = scripts[0].compare(arms, "target/test", prompts)
+    assert "no floor" in "\n".join(found.lines())
+    assert found.as_dict()["real"] == {}
 
 
 def test_the_reward_is_not_the_judge(made, scripts, monkeypatch, tmp_path):
