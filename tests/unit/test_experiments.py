@@ -215,6 +215,39 @@ def test_an_unknown_row_is_refused(begin, tmp_path):
     assert "want one of cross-to-second" in ended.stderr
 
 
+def test_a_row_is_checked_before_anything_is_done(lab, root, tmp_path, monkeypatch):
+    """Its own source with one held-out wording more, and an evaluator that its reward reads."""
+    from rl_motion.data import embedded
+    from rl_motion.evaluation.guarantees import weights_sha256
+    from rl_motion.models.zoo import RETRIEVAL, locate
+    from rl_motion.rewards import CHECKPOINTS
+
+    monkeypatch.chdir(root)
+
+    def check(*sets):
+        [experiment] = lab.tables.plan([ROW], [0], tmp_path, lab.tables.SMOKE, sets)
+        experiment.check()
+
+    def sources(*wordings):
+        captions = (root / "jobs" / "experiments" / "knee.txt").read_text()
+        (tmp_path / "knee.txt").write_text(captions + "".join(f"{text}#40\n" for text in wordings))
+        return f"prompts.sources={json.dumps({str(tmp_path / 'knee.txt'): 2, 'source/train': 1})}"
+
+    check()  # controls: the row as it is, and a copy of its captions
+    check(sources())
+    knees = [prompt.text for prompt in embedded.wordings("source/test") if prompt.group == "knee"]
+    with pytest.raises(UserError, match="that the job reads too"):
+        check(sources(knees[-1]))
+    kept = next(prompt.text for prompt in embedded.prompts("source/test") if prompt.group != "knee")
+    with pytest.raises(UserError, match="that the job reads too"):
+        check(sources(kept))
+    goal = weights_sha256(locate(CHECKPOINTS["tmr"], RETRIEVAL))
+    monkeypatch.setattr(lab.tables, "evaluator_sha256", lambda _: goal)
+    with pytest.raises(UserError, match="that reward 'tmr' reads too"):
+        check()
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_run_goes_on_from_its_commit_or_begins_anew(committed, lab, tmp_path, root, monkeypatch):
     run = lab.running.Training(root / "jobs" / "experiments" / f"{ROW}.yaml", "run", tmp_path, 3)
