@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from rl_motion.config.errors import UserError
 if TYPE_CHECKING:
     from rl_motion.evaluation.ab import Candidate
     from rl_motion.evaluation.summary import FinishedRun
+    from rl_motion.runtime.commit import Manifest
 
 _PAIRS = 20
 
@@ -101,50 +102,57 @@ def _write_report(folders: Sequence[Path], out: Path | None, as_json: bool) -> N
     import json
 
     from rl_motion.evaluation.kept import read_kept
-    from rl_motion.evaluation.markdown import markdown
-    from rl_motion.evaluation.runs_page import lead, runs_page
-    from rl_motion.evaluation.summary import as_json as figures
-    from rl_motion.evaluation.summary import read_runs, summarise
+    from rl_motion.evaluation.runs_page import written
+    from rl_motion.evaluation.summary import read_runs
     from rl_motion.tracking.files import write_together
 
     runs = read_runs(folders)
-    rows = summarise(runs)
+    manifests = _manifests(runs)
     kept = {run.name: found for run in runs if (found := read_kept(run.folder)) is not None}
     lacks = [
-        f"{run.name} kept no motions, as it was evaluated before evaluations did: `rl-motion resume {run.folder}` "
-        "evaluates it again"
+        f"{run.name} kept no motions: `rl-motion resume {run.folder}` evaluates it again, unless an earlier release "
+        "trained it, which cannot be resumed: train it anew"
         for run in runs
         if run.name not in kept
     ]
     name = f"{runs[0].folder.resolve().name}-report" if len(runs) == 1 else "report"
     where = (out or runs[0].folder.resolve().parent) / name
-    title = f"Report: {', '.join(row.label for row in rows)}"
+    rests_on = {
+        run: {**manifest.weights_sha256, "prompts": manifest.pool_sha256} for run, manifest in manifests.items()
+    }
+    made = written(runs, rests_on, kept, lacks)
     page, text = where.with_name(f"{name}.html"), where.with_name(f"{name}.md")
-    whole = {page: runs_page(rows, kept, lacks, title).encode(), text: markdown(rows, title).encode()}
+    whole = {page: made.page.encode(), text: made.table.encode()}
     write_together(whole)
-    logged = _log_to_mlflow(runs, [page, text])
+    logged = _log_to_mlflow(runs, manifests, [page, text])
     if as_json:
         files = {"page": str(page), "table": str(text)}
-        typer.echo(json.dumps({**figures(rows), "files": files, "lacks": lacks, "mlflow": logged}, allow_nan=False))
+        typer.echo(json.dumps({**made.figures, "files": files, "lacks": lacks, "mlflow": logged}, allow_nan=False))
         return
-    _say(*lead(rows).splitlines(), *lacks, f"page:   {page}", f"table:  {text}")
+    _say(*made.lead.splitlines(), *lacks, f"page:   {page}", f"table:  {text}")
     if logged:
         _say(f"MLflow: {', '.join(logged)}")
 
 
-def _log_to_mlflow(runs: Sequence[FinishedRun], files: Sequence[Path]) -> list[str]:
-    """Names of the runs whose MLflow took the files; what is away, or holds no such run, is no reason to fail."""
+def _manifests(runs: Sequence[FinishedRun]) -> dict[str, Manifest]:
+    """What the newest commit of every run says of itself, by the run's name; of runs that have one."""
     from rl_motion.runtime.commit import Commits
+
+    commits = {run.name: Commits(run.folder / "commits", run.job.runtime.keep_commits).newest() for run in runs}
+    return {name: commit.manifest for name, commit in commits.items() if commit is not None}
+
+
+def _log_to_mlflow(runs: Sequence[FinishedRun], manifests: Mapping[str, Manifest], files: Sequence[Path]) -> list[str]:
+    """Names of the runs whose MLflow took the files; what is away, or holds no such run, is no reason to fail."""
     from rl_motion.tracking.mlflow_files import add_files
 
     logged = []
     for run in runs:
-        commit = Commits(run.folder / "commits", run.job.runtime.keep_commits).newest()
-        uri = run.job.tracking.mlflow_uri
-        if commit is None or uri is None:
+        manifest, uri = manifests.get(run.name), run.job.tracking.mlflow_uri
+        if manifest is None or uri is None:
             continue
         whole = uri.replace("{out}", str(run.folder.resolve().parent))
-        if add_files(whole, run.job.tracking.experiment, commit.manifest.run_id, files):
+        if add_files(whole, run.job.tracking.experiment, manifest.run_id, files):
             logged.append(run.name)
     return logged
 
@@ -196,8 +204,13 @@ def _candidates(first: tuple[Path, str], second: tuple[Path, str]) -> list[Candi
         kept = read_kept(run.folder)
         if kept is None:
             raise UserError(
-                f"{folder}: got no motions, as the run was evaluated before evaluations kept them; want some; make "
-                f"them with `rl-motion resume {folder}`, which evaluates the run again"
+                f"{folder}: got no motions; want those that an evaluation keeps; make them with `rl-motion resume "
+                f"{folder}`, which evaluates the run again, or train it anew where an earlier release did"
+            )
+        if HELD_OUT not in kept.fps:
+            raise UserError(
+                f"{folder}: got motions of no held-out prompt; want some; evaluate the run again with "
+                f"`rl-motion resume {folder}`"
             )
         texts = {row.prompt_id: row.text for row in kept.rows if row.split == HELD_OUT}
         motions = {name: kept.joints[HELD_OUT, arm, name] for name in texts if (HELD_OUT, arm, name) in kept.joints}

@@ -44,7 +44,8 @@ class Count:
     """Votes on one question, of one rater or of all.
 
     share: of `second` among the decided; None where nobody decided. wilson, bootstrap: its intervals, the latter None
-    where one prompt alone was decided, or by one person alone. prompts_for, prompts_against: by majority; sign_p: the two-sided sign test.
+    where one prompt alone was decided, or by one person alone. prompts_for, prompts_against: by majority; sign_p: the
+    two-sided sign test.
     """
 
     second: int

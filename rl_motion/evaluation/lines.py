@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from rl_motion.config import UserError
 from rl_motion.evaluation.over_runs import student_mean
 from rl_motion.evaluation.selection import SPLITS
 from rl_motion.evaluation.statistics import Estimate
@@ -71,7 +70,7 @@ def lines_of(reports: Sequence[Report]) -> list[Line]:
         reports: of one run, or of several runs of one job.
 
     Raises:
-        UserError: a number of theirs is none.
+        ValueError: a number of theirs is none.
     """
     found = (_line(reports, split, metric) for split in SPLITS for metric in METRICS)
     return [line for line in found if line is not None]
@@ -178,19 +177,18 @@ def read_estimate(report: Report, path: Sequence[str]) -> Estimate | None:
     """What a report has at this place; None where it has nothing.
 
     Raises:
-        UserError: it is no estimate.
+        ValueError: it is no estimate.
     """
     tree: Any = report
     for name in path:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
+        if tree is not None and not isinstance(tree, Mapping):
+            break
+        tree = tree.get(name) if tree is not None else None
     if tree is None:
         return None
     ends: list[Any] = [tree.get(name) for name in ("value", "low", "high")] if isinstance(tree, Mapping) else [None]
     if not _is_number(ends[0]) or not all(end is None or _is_number(end) for end in ends[1:]):
-        raise UserError(
-            f"report.json: got {'.'.join(path)} without a finite `value`, or with ends that are no numbers; want "
-            "{value, low, high, n}; make it anew with `rl-motion resume RUN`, which evaluates the run again"
-        )
+        raise ValueError(f"{'.'.join(path)} without a finite `value`, or with ends that are no numbers")
     n = tree.get("n")
     value, low, high = ends
     return Estimate(value, low, high, n if isinstance(n, int) else 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rl_motion.evaluation.cards import (
     STYLE,
@@ -24,8 +26,8 @@ from rl_motion.evaluation.evaluate import BASE, TUNED
 from rl_motion.evaluation.format import number
 from rl_motion.evaluation.kept import trained_texts
 from rl_motion.evaluation.lines import Report, conventions_of, not_measured
-from rl_motion.evaluation.markdown import held_out_metrics
-from rl_motion.evaluation.summary import JobRow
+from rl_motion.evaluation.markdown import held_out_metrics, markdown
+from rl_motion.evaluation.summary import FinishedRun, JobRow, as_json, damaged, summarise
 from rl_motion.motion.viewer import Extras, Panel, Row, motion_page
 
 HELD_OUT = "held_out"
@@ -33,6 +35,70 @@ SHOWN = 4
 """Prompts with the largest gain, and as many with the largest loss, of one job; of several jobs half as many each."""
 _PANELS = 5
 """Runs of one job whose motions stand side by side."""
+_DAMAGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
+"""What a value of another type, or none, comes to where it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A report in all its forms. `lead` is the verdict, a line a job; `figures` are for machines."""
+
+    page: str
+    table: str
+    lead: str
+    figures: dict[str, Any]
+
+
+def written(
+    runs: Sequence[FinishedRun],
+    rests_on: Mapping[str, Mapping[str, str]],
+    kept: Mapping[str, Kept],
+    lacks: Sequence[str],
+) -> Written:
+    """Put runs together and write down what they say.
+
+    Args:
+        runs: to report.
+        rests_on: see `summarise`.
+        kept: see `runs_page`, as `lacks`.
+        lacks: what could not be shown.
+
+    Raises:
+        UserError: two runs are copies, or a report.json holds something else than a run writes. Reports are files that
+            anybody may have edited, and too deep to check part by part: what cannot be shown is damaged.
+    """
+    try:
+        return _written(runs, rests_on, kept, lacks)
+    except _DAMAGE as error:
+        found = next((group for group in (*([run] for run in runs), runs) if not _sound(group)), None)
+        if found is None:
+            raise
+        first, *others = found
+        beside = f" beside those of {', '.join(run.name for run in others)}" if others else ""
+        words = " ".join(str(error).split())[:100]
+        raise damaged(
+            first.folder / "report.json", f"parts that cannot be shown{beside} ({type(error).__name__}: {words})"
+        ) from error
+
+
+def _sound(runs: Sequence[FinishedRun]) -> bool:
+    """Whether the reports can be shown, without motions and curves: what is wrong with these is no report's fault."""
+    try:
+        _written([replace(run, rows=()) for run in runs], {}, {}, ())
+    except _DAMAGE:
+        return False
+    return True
+
+
+def _written(
+    runs: Sequence[FinishedRun],
+    rests_on: Mapping[str, Mapping[str, str]],
+    kept: Mapping[str, Kept],
+    lacks: Sequence[str],
+) -> Written:
+    rows = summarise(runs, rests_on)
+    title = f"Report: {', '.join(row.label for row in rows)}"
+    return Written(runs_page(rows, kept, lacks, title), markdown(rows, title), lead(rows), as_json(rows))
 
 
 def runs_page(rows: Sequence[JobRow], kept: Mapping[str, Kept], lacks: Sequence[str], title: str) -> str:

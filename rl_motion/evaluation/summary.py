@@ -17,12 +17,14 @@ from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.evaluation.lines import Line, Report, lines_of, splits_of
 from rl_motion.tracking.files import read_whole
-from rl_motion.tracking.jsonl import JsonlTracker
+from rl_motion.tracking.jsonl import ITERATION, JsonlTracker
 from rl_motion.types import Metrics
 
 _MAX_BYTES = 50_000_000
 _PARTS = ("base", "tuned", "difference", "sentinels", "diversity", "classes", "evaluation", "conventions", "warnings")
 """What every report.json has, whatever release wrote it."""
+_LISTS = ("conventions", "warnings")
+"""Those that are lists; the others have names."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,20 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     ]
 
 
-def summarise(runs: Sequence[FinishedRun]) -> list[JobRow]:
+def summarise(runs: Sequence[FinishedRun], rests_on: Mapping[str, Mapping[str, str]]) -> list[JobRow]:
     """A row for every job, in the order in which its first run was named.
+
+    Args:
+        runs: to put together.
+        rests_on: by a run's name, the hashes of the files that its job only names: prompts, rewards' files, weights.
+            Runs whose hashes differ, or are known of one alone, are two jobs.
 
     Raises:
         UserError: two runs of one job have one seed: an interval over them would take a copy for a sample.
     """
     by_job: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        by_job.setdefault(_numbers_of(run.job), []).append(run)
+        by_job.setdefault(_numbers_of(run.job, rests_on.get(run.name)), []).append(run)
     for group in by_job.values():
         _refuse_copies(group)
     labels = [_label([run.name for run in group]) for group in by_job.values()]
@@ -143,17 +150,21 @@ def _read_report(folder: Path) -> Report:
             f"for it, or finish it with `rl-motion resume {folder}`"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, getattr(error, "strerror", None) or "no JSON") from None
+        raise damaged(path, getattr(error, "strerror", None) or "no JSON") from None
     missing = [part for part in _PARTS if not (isinstance(report, dict) and part in report)]
     if missing:
-        raise _damaged(path, f"no `{missing[0]}`")
-    counts = report["evaluation"].get("prompts") if isinstance(report["evaluation"], dict) else None
+        raise damaged(path, f"no `{missing[0]}`")
+    wrong = next((part for part in _PARTS if not isinstance(report[part], list if part in _LISTS else dict)), None)
+    if wrong is not None:
+        raise damaged(path, f"`{wrong}` that is {type(report[wrong]).__name__}")
+    counts = report["evaluation"].get("prompts")
     if not isinstance(counts, dict) or any(not isinstance(counts.get(split), int) for split in splits_of(report)):
-        raise _damaged(path, "no `evaluation.prompts` for every split")
+        raise damaged(path, "no `evaluation.prompts` for every split")
     return report
 
 
-def _damaged(path: Path, got: str) -> UserError:
+def damaged(path: Path, got: str) -> UserError:
+    """Of a report that is none."""
     return UserError(
         f"{path}: got {got}; want the report that a run writes at its end; make it anew with "
         f"`rl-motion resume {path.parent}`, which evaluates the run again"
@@ -161,14 +172,15 @@ def _damaged(path: Path, got: str) -> UserError:
 
 
 def _is_row(row: Mapping[str, object]) -> bool:
-    """JSON knows NaN as rows do; text is what no run writes."""
-    return all(isinstance(value, int | float) for value in row.values())
+    """JSON knows NaN as rows do; text, and a row of no iteration, is what no run writes."""
+    return all(isinstance(value, int | float) for value in row.values()) and ITERATION in row
 
 
-def _numbers_of(job: Job) -> str:
-    """All of a job that its numbers depend on but the seed of training."""
-    apart: Any = {"name": True, "runtime": True, "tracking": True, "train": {"seed"}}
-    return json.dumps([job.model_dump(mode="json", exclude=apart), job.runtime.lag], sort_keys=True)
+def _numbers_of(job: Job, rests_on: Mapping[str, str] | None) -> str:
+    """All of a run that its numbers depend on but the seed of training."""
+    apart: Any = {"name": True, "runtime": True, "tracking": True, "sentinels": True, "train": {"seed"}}
+    files = None if rests_on is None else dict(rests_on)
+    return json.dumps([job.model_dump(mode="json", exclude=apart), job.runtime.lag, files], sort_keys=True)
 
 
 def _refuse_copies(runs: Sequence[FinishedRun]) -> None:

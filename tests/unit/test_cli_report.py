@@ -92,6 +92,40 @@ def test_a_broken_run_is_refused_and_nothing_is_written(toy: Path, name: str, co
     assert files(toy.parent) == ["toy"]
 
 
+DAMAGES = {
+    "no base": lambda found: found.update(base=None),
+    "a split of the base that is a number": lambda found: found["base"].update(held_out=3),
+    "an end that is no number": lambda found: found["tuned"]["held_out"]["reward"].update(low="x"),
+    "sentinels without a split": lambda found: found["sentinels"].pop("held_out"),
+    "a sentinel without a base": lambda found: found["sentinels"]["held_out"]["jerk"].pop("base"),
+    "a ratio in words": lambda found: found["sentinels"]["held_out"]["jerk"].update(ratio={"value": "much"}),
+    "a band without ends": lambda found: found["sentinels"]["held_out"]["jerk"].pop("low"),
+    "no diversity": lambda found: found.update(diversity={}),
+    "classes without held-out": lambda found: found["classes"].pop("held_out"),
+    "a class in words": lambda found: found["classes"]["held_out"]["walk"].update(base="half"),
+    "an evaluation without rewards": lambda found: found["evaluation"].pop("rewards"),
+    "an evaluation without samples": lambda found: found["evaluation"].pop("samples_per_prompt"),
+    "a weight in words": lambda found: found["evaluation"].update(rewards={"tmr": "one"}),
+    "no conventions": lambda found: found.update(conventions=None),
+    "a convention that is a number": lambda found: found.update(conventions=[1]),
+    "no warnings": lambda found: found.update(warnings=None),
+    "a field that is a list": lambda found: found.update(field=[]),
+    "a number beyond all": lambda found: found["sentinels"]["held_out"]["jerk"].update(base=10**400),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_report_is_named_and_nothing_is_written(toy: Path, tmp_path: Path, damage: str) -> None:
+    found = json.loads((toy / "report.json").read_text())
+    DAMAGES[damage](found)
+    (toy / "report.json").write_text(json.dumps(found))
+    refused(run(toy), [str(toy / "report.json"), f"rl-motion resume {toy}"])
+    # Beside another job it is found too.
+    other = make_run(tmp_path / "runs" / "sound", job(learning_rate=0.5))
+    refused(run(other, toy), [str(toy / "report.json")])
+    assert files(toy.parent) == ["sound", "toy"]
+
+
 def test_mistakes_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(run(tmp_path / "nowhere"), ["nowhere", "job.yaml"])

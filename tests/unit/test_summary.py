@@ -18,7 +18,7 @@ from rl_motion.evaluation.kept import read_kept, trained_texts
 from rl_motion.evaluation.lines import in_words, lines_of
 from rl_motion.evaluation.markdown import markdown
 from rl_motion.evaluation.over_runs import student_mean, student_quantile
-from rl_motion.evaluation.runs_page import runs_page
+from rl_motion.evaluation.runs_page import runs_page, written
 from rl_motion.evaluation.statistics import Estimate
 from rl_motion.evaluation.summary import read_runs, summarise
 from tests.report_runs import HOSTILE, PROMPTS, job, make_run, motions, report
@@ -115,7 +115,7 @@ def test_what_one_run_lacks_is_no_line() -> None:
 def test_a_number_that_is_none_is_refused() -> None:
     broken = report()
     broken["tuned"]["held_out"]["reward"]["value"] = "much"
-    with pytest.raises(UserError, match=r"tuned\.held_out\.reward"):
+    with pytest.raises(ValueError, match=r"tuned\.held_out\.reward"):
         lines_of([broken])
 
 
@@ -126,7 +126,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / f"toy-seed{seed}", job(f"toy-seed{seed}", seed))
     make_run(tmp_path / "other", job(seed=5, learning_rate=0.5))
-    rows = summarise(read_runs([tmp_path / name for name in ("toy-seed0", "other", "toy-seed1")]))
+    rows = summarise(read_runs([tmp_path / name for name in ("toy-seed0", "other", "toy-seed1")]), {})
     assert [(row.label, [run.seed for run in row.runs]) for row in rows] == [("toy (2 runs)", [0, 1]), ("other", [5])]
 
 
@@ -134,7 +134,23 @@ def test_a_copy_is_no_second_run(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
     with pytest.raises(UserError, match="seed 0"):
-        summarise(read_runs([tmp_path / "a", tmp_path / "b"]))
+        summarise(read_runs([tmp_path / "a", tmp_path / "b"]), {})
+
+
+def test_runs_on_other_files_are_other_jobs_and_sentinels_decide_no_number(tmp_path: Path) -> None:
+    judged = job(seed=1)
+    judged = judged.model_copy(update={"sentinels": judged.sentinels.model_copy(update={"bands": None})})
+    runs = read_runs([make_run(tmp_path / "toy0"), make_run(tmp_path / "toy1", judged)])
+    same = {"prompts": "a" * 64, "model": "b" * 64}
+
+    def sizes(rests_on: dict) -> list[int]:
+        return [len(row.runs) for row in summarise(runs, rests_on)]
+
+    assert sizes({}) == sizes({"toy0": same, "toy1": dict(reversed(same.items()))}) == [2]
+    for key in same:
+        assert sizes({"toy0": same, "toy1": same | {key: "c" * 64}}) == [1, 1]
+    # What one run rested on is not known to be what the other did.
+    assert sizes({"toy0": same}) == [1, 1]
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -215,7 +231,7 @@ class Tags(HTMLParser):
 def made(folders: list[Path], lacks: tuple[str, ...] = ()) -> tuple[str, str]:
     runs = read_runs(folders)
     kept = {run.name: found for run in runs if (found := read_kept(run.folder)) is not None}
-    rows = summarise(runs)
+    rows = summarise(runs, {})
     return runs_page(rows, kept, lacks, "Report"), markdown(rows, "Report")
 
 
@@ -292,6 +308,15 @@ def test_numbers_of_a_report_that_are_text_are_text(tmp_path: Path) -> None:
         assert "<script>" not in table
 
 
+def test_what_is_wrong_with_motions_is_not_blamed_on_the_report(tmp_path: Path) -> None:
+    runs = read_runs([make_run(tmp_path / "a")])
+    with pytest.raises(AttributeError):
+        written(runs, {}, {"a": None}, ())
+    # Negative control: with its motions it is written.
+    found = written(runs, {}, {"a": read_kept(tmp_path / "a")}, ())
+    assert "Report: a" in found.page and "# Report: a" in found.table
+
+
 def test_runs_without_motions_have_a_page_without(tmp_path: Path) -> None:
     text, _ = made([make_run(tmp_path / "old", kept=False, field=False)])
     assert [tag for tag, _ in Tags(text).seen].count("section") == 0
@@ -330,6 +355,6 @@ def test_reports_of_a_build_are_read(tmp_path: Path) -> None:
     built = build_report(Evaluation(records=every, adapter_sha256={"base": "a", "tuned": "b"}), of, wall_s=1.0)
     folder = make_run(tmp_path / "a", of)
     (folder / "report.json").write_text(json.dumps(built))
-    (row,) = summarise(read_runs([folder]))
+    (row,) = summarise(read_runs([folder]), {})
     assert row.line("held_out", "reward").change.value == pytest.approx(3.5 / 8)
     assert "<svg" in made([folder])[0]
