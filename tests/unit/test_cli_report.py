@@ -223,14 +223,29 @@ def with_mlflow(folder: Path, uri: str) -> Path:
     return make_run(folder, Job(**(job().model_dump() | {"tracking": TrackingConfig(mlflow_uri=uri)})))
 
 
-def commit(folder: Path, run_id: str) -> None:
+def commit(folder: Path, run_id: str, pool: str = "", model: str = "") -> None:
     from rl_motion.runtime.commit import ADAPTER_FILES, LEARNER_FILE, LEDGER_FILE, Commits, Manifest
 
     manifest = Manifest(
-        iteration=1, adapter_sha256="", pool_sha256="", weights_sha256={}, job={}, threads=1, cpu_capability="",
-        torch="", run_id=run_id, mlflow_run_id=None, wall_s=0.0, metrics=None,
+        iteration=1, adapter_sha256="", pool_sha256=pool, weights_sha256={"model": model}, job={}, threads=1,
+        cpu_capability="", torch="", run_id=run_id, mlflow_run_id=None, wall_s=0.0, metrics=None,
     )  # fmt: skip
     Commits(folder / "commits", 1).write(manifest, dict.fromkeys((LEARNER_FILE, LEDGER_FILE, *ADAPTER_FILES), b"x"))
+
+
+def test_runs_whose_commits_name_other_files_are_not_averaged(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs" / f"toy{seed}", job(seed=seed)) for seed in range(2)]
+
+    def sizes(*files: tuple[str, str]) -> list[int]:
+        for folder, (pool, model) in zip(runs, files, strict=True):
+            commit(folder, "f" * 32, pool, model)
+        ended = run(*runs, "--json")
+        assert ended.exit_code == 0, ended.output
+        return [len(row["runs"]) for row in json.loads(ended.stdout)["jobs"]]
+
+    assert sizes(("a", "b"), ("a", "b")) == [2]
+    assert sizes(("a", "b"), ("c", "b")) == [1, 1]
+    assert sizes(("a", "b"), ("a", "c")) == [1, 1]
 
 
 def test_a_report_reaches_the_runs_mlflow(tmp_path: Path) -> None:
