@@ -43,8 +43,8 @@ from rl_motion.types import Prompt, Representation
 
 TEXT, TMR_NAME, EVALUATOR, BASE, UPPER = "text", "tmr", "evaluator", "base", "upper"
 TRAIN = ("source/train", "target/train")
-MAX_TOKENS = 64
-"""Of a caption; longer ones train nothing and are not examined."""
+MAX_TOKENS = 96
+"""Of a caption; longer ones train nothing and are not examined. Words that no train caption has are spelt out."""
 SCHEDULE = ScheduleConfig(betas="linear", timesteps=1000)
 """As of the packaged denoisers (jobs/build_zoo.py says why)."""
 SEEDS = {TEXT: 0, TMR_NAME: 0, EVALUATOR: 11, BASE: 1, UPPER: 1}
