@@ -281,8 +281,10 @@ def make_adapter(job: Job, held_out: Sequence[Prompt], folder: Path) -> None:
 
 
 def described(world: World, **more: Any) -> dict[str, Any]:
-    """What every stage depends on, and what only one does."""
-    return {"data": world.sha256, "splits": {n: [c.name for c in cs] for n, cs in world.splits.items()}, **more}
+    """What every stage depends on, this file included, which has the networks' shapes; and what only one does."""
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    splits = {name: [clip.name for clip in clips] for name, clips in world.splits.items()}
+    return {"code": code, "data": world.sha256, "splits": splits, **more}
 
 
 def sizes_of(world: World, *names: str) -> dict[str, Any]:

@@ -106,6 +106,19 @@ def test_a_stage_is_made_anew_for_other_inputs_and_is_whole_or_not_there(scripts
     assert (folder / "file").read_text() == "3"
 
 
+def test_stages_depend_on_data_splits_sizes_and_their_code(world, scripts, tmp_path, monkeypatch):
+    stages = scripts[1]
+    said = stages.described(world, **stages.sizes_of(world, "tmr_steps"))
+    fewer = world.splits | {"source/train": world.splits["source/train"][1:]}
+    others = [dataclasses.replace(world, sha256="other"), dataclasses.replace(world, splits=fewer)]
+    others.append(dataclasses.replace(world, sizes=dataclasses.replace(world.sizes, tmr_steps=3)))
+    assert all(stages.described(other, **stages.sizes_of(other, "tmr_steps")) != said for other in others)
+    later = tmp_path / "real_stages.py"
+    later.write_bytes(b"# edited")
+    monkeypatch.setattr(stages, "__file__", str(later))
+    assert stages.described(world, **stages.sizes_of(world, "tmr_steps")) != said
+
+
 def test_no_held_out_caption_reaches_training(made, world, scripts):
     out, _ = made
     held_out = [p for split in scripts[0].EXAMINED for p in split_prompts(world.splits, split, world.sizes.frames)]
