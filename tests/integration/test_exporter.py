@@ -25,6 +25,7 @@ ROW = {
     "prompts/flat": 0.25,
     "prompts/set_aside": 2.0,
     "learner/skipped_steps": 3.0,
+    "sentinel/alarms": 2.0,
     "time/wait_s": 4.0,
 }
 
@@ -63,5 +64,5 @@ def test_every_metric_is_at_the_nodes_port(tmp_path: Path) -> None:
     assert found["workers"]["ready rollout"] == 2.0
     assert found["gpus"] == {"rollout": 0.0, "reward": 1.0, "learner": 1.0}
     assert found["utilisation"]["rollout"] == 0.5  # one of two is busy
-    values = {name: found[name][""] for name in ("skipped_steps", "staleness", "staleness_bound", "mlflow_behind")}
-    assert values == {"skipped_steps": 3.0, "staleness": 1.0, "staleness_bound": 1.0, "mlflow_behind": 5.0}
+    names = ("skipped_steps", "staleness", "staleness_bound", "mlflow_behind", "sentinels_out")
+    assert {name: found[name][""] for name in names} == dict(zip(names, (3.0, 1.0, 1.0, 5.0, 2.0), strict=True))
