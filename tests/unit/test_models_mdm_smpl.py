@@ -364,11 +364,21 @@ def test_the_longest_prompt_fits_the_positions(checkpoint):
         checks.check_prompts([checkpoint], prompts)
 
 
-@pytest.mark.parametrize("name", ["tmr", "tmr_contrastive", "foot_skate"])
-def test_a_job_whose_reward_reads_humanml3d_is_refused(checkpoint, name):
-    message = rf"got '{name}', which reads humanml3d-263 .*gives, smplrifke-205 un-normalised; choose another reward"
+def test_a_job_whose_reward_reads_humanml3d_is_refused(checkpoint):
+    message = r"got 'foot_skate', which reads humanml3d-263 .*gives, smplrifke-205 un-normalised; choose another reward"
     with pytest.raises(UserError, match=message):
-        checks.check_parts(_job(checkpoint, rewards=[{"name": name}]))
+        checks.check_parts(_job(checkpoint, rewards=[{"name": "foot_skate"}]))
+
+
+@pytest.mark.parametrize("name", ["tmr", "tmr_contrastive"])
+def test_a_retrieval_model_reads_what_its_motion_is_converted_to_without_gradient(checkpoint, name):
+    job = _job(checkpoint, rewards=[{"name": name}])
+    checks.check_parts(job)
+    given = MotionForm(Representation.SMPLRIFKE_205, Normalisation.NONE)
+    assert not checks._check_rewards(job, given)
+    # Control: of its own representation it is on the graph.
+    own = MotionForm(Representation.HUMANML3D_263, Normalisation.NONE)
+    assert checks._check_rewards(_job("mdm-embedded", rewards=[{"name": name}]), own)
 
 
 PLUGIN = """
