@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_LEXICON: tuple[tuple[str, str], ...] = (
+Table = tuple[tuple[str, str], ...]
+_LEXICON: Table = (
     ("jack", r"jacks|arms and legs apart"),
     ("sidestep", r"sideways|side steps|steps aside"),
     ("circle", r"circle"),
@@ -62,6 +63,22 @@ _EXTENTS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """A dialect's words, by what they decide: tables of (value, pattern)."""
+
+    actions: Table
+    sides: Table
+    counts: tuple[tuple[int, str], ...]
+    speeds: Table
+    gazes: Table
+    styles: Table
+    extents: Table
+
+
+FIRST = Words(_LEXICON, _SIDES, _COUNTS, _SPEEDS, _GAZES, _STYLES, _EXTENTS)
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a caption says; empty and 0 where it does not say."""
 
@@ -74,25 +91,25 @@ class Reading:
     style: str
 
 
-def read(caption: str) -> Reading:
-    """What the caption says.
+def read(caption: str, words: Words = FIRST) -> Reading:
+    """What the caption says, in the words of its dialect.
 
     Raises:
         ValueError: no known action in it.
     """
     text = caption.lower()
 
-    def first(table: tuple[tuple[str, str], ...]) -> str:
+    def first(table: Table) -> str:
         return next((name for name, pattern in table if re.search(pattern, text)), "")
 
-    action = first(_LEXICON)
+    action = first(words.actions)
     if not action:
         raise ValueError(
-            f"got a caption without a known action: {caption!r}; the oracle judges the embedded world only"
+            f"got a caption without a known action: {caption!r}; the oracle judges the embedded worlds only"
         )
-    side = "" if action == "bow" else first(_SIDES)
+    side = "" if action == "bow" else first(words.sides)
     if action == "jump":
         side = side or "up"
-    count = next((n for n, pattern in _COUNTS if re.search(pattern, text)), 0)
-    extent = first(_EXTENTS) if action in ("circle", "spin", "sit") else ""
-    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES), first(_STYLES))
+    count = next((n for n, pattern in words.counts if re.search(pattern, text)), 0)
+    extent = first(words.extents) if action in ("circle", "spin", "sit") else ""
+    return Reading(action, side, count, first(words.speeds), extent, first(words.gazes), first(words.styles))

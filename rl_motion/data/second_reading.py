@@ -5,11 +5,10 @@ Each table holds (value, pattern); the first pattern that is found decides.
 
 from __future__ import annotations
 
-import re
+from rl_motion.data import oracle_reading
+from rl_motion.data.oracle_reading import Reading, Table, Words
 
-from rl_motion.data.oracle_reading import Reading
-
-_LEXICON: tuple[tuple[str, str], ...] = (
+_LEXICON: Table = (
     ("jack", r"jacks|legs and arms apart"),
     ("sidestep", r"sideways|side steps"),
     ("circle", r"circle"),
@@ -51,8 +50,7 @@ _EXTENTS = (
     ("low", r"low seat|very deep"),
     ("high", r"high seat|not deep"),
 )
-_UNSIDED = ("bow",)
-"""Whose words for what they do would read as a direction."""
+WORDS = Words(_LEXICON, _SIDES, _COUNTS, _SPEEDS, _GAZES, _STYLES, _EXTENTS)
 
 
 def read(caption: str) -> Reading:
@@ -61,19 +59,4 @@ def read(caption: str) -> Reading:
     Raises:
         ValueError: no known action in it.
     """
-    text = caption.lower()
-
-    def first(table: tuple[tuple[str, str], ...]) -> str:
-        return next((name for name, pattern in table if re.search(pattern, text)), "")
-
-    action = first(_LEXICON)
-    if not action:
-        raise ValueError(
-            f"got a caption without a known action: {caption!r}; the oracle judges the embedded worlds only"
-        )
-    side = "" if action in _UNSIDED else first(_SIDES)
-    if action == "jump":
-        side = side or "up"
-    count = next((n for n, pattern in _COUNTS if re.search(pattern, text)), 0)
-    extent = first(_EXTENTS) if action in ("circle", "spin", "sit") else ""
-    return Reading(action, side, count, first(_SPEEDS), extent, first(_GAZES), first(_STYLES))
+    return oracle_reading.read(caption, WORDS)

@@ -304,7 +304,7 @@ def test_a_verdict_says_what_fails():
 
 @pytest.mark.parametrize("caption", ["", "a person", "a person swims", "someone plays the violin with the left hand"])
 def test_captions_unknown_to_it_are_refused(caption):
-    with pytest.raises(ValueError, match=r"got a caption without a known action.*embedded world only"):
+    with pytest.raises(ValueError, match=r"got a caption without a known action.*embedded worlds only"):
         oracle.check(caption, np.zeros((FRAMES, 22, 3)))
 
 
