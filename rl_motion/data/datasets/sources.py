@@ -1,0 +1,44 @@
+"""What a reader of foreign files gives, and what makes one.
+
+A reader never ends because of one bad file: it tells of it in a `FileReport` and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_motion.data.datasets.clips import Clip, FileReport, Statistics
+from rl_motion.types import Representation
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says of how to read; a kind passes over what does not concern it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader found.
+
+    statistics: that come with the data; None: they are computed from its train split. total: clips and reports that
+    `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for.
+    reports: known before the first clip.
+    """
+
+    representation: Representation
+    fps: float
+    entries: Iterator[Clip | FileReport]
+    total: int | None = None
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """says: what it is, for help and errors. recognise: cheap, by names alone; raises nothing. read: raises UserError
+    where nothing at all can be read."""
+
+    says: str
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, Options], Source]
