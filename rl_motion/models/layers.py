@@ -237,10 +237,16 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BLC: Tensor, memory_BMC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Return [B, L, C]; the whole memory is visible."""
+    def forward(
+        self,
+        x_BLC: Tensor,
+        memory_BMC: Tensor,
+        valid_BL: Tensor | None = None,
+        memory_valid_BM: Tensor | None = None,
+    ) -> Tensor:
+        """Return [B, L, C]; the masks are False on positions that nobody may attend to, of x and of the memory."""
         x_BLC = self.norm1(x_BLC + self.dropout(self.self_attn(x_BLC, valid_BL)))
-        x_BLC = self.norm2(x_BLC + self.dropout(self.multihead_attn(x_BLC, memory_BMC=memory_BMC)))
+        x_BLC = self.norm2(x_BLC + self.dropout(self.multihead_attn(x_BLC, memory_valid_BM, memory_BMC)))
         hidden = self.dropout(functional.gelu(self.linear1(x_BLC)))
         output: Tensor = self.norm3(x_BLC + self.dropout(self.linear2(hidden)))
         return output
@@ -269,10 +275,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(num_layers))
 
-    def forward(self, x_BLC: Tensor, memory_BMC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Return [B, L, C]; `valid_BL` hides positions of x, the whole memory is visible."""
+    def forward(
+        self,
+        x_BLC: Tensor,
+        memory_BMC: Tensor,
+        valid_BL: Tensor | None = None,
+        memory_valid_BM: Tensor | None = None,
+    ) -> Tensor:
+        """Return [B, L, C]; the masks are False on positions that nobody may attend to, of x and of the memory."""
         for layer in self.layers:
-            x_BLC = layer(x_BLC, memory_BMC, valid_BL)
+            x_BLC = layer(x_BLC, memory_BMC, valid_BL, memory_valid_BM)
         return x_BLC
 
 

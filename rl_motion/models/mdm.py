@@ -1,23 +1,25 @@
-"""MDM, the transformer-encoder motion diffusion model (arXiv:2209.14916), and its face towards policies.
+"""MDM, the transformer motion diffusion model (arXiv:2209.14916), and its face towards policies.
 
-Parameter names are those of the official `trans_enc` checkpoints, for any width. Differs from the official
-class: tensors are [B, F, D] (official: [B, D, 1, F]); text is never dropped inside `forward`, so a caller
-that forgot `eval()` cannot change the condition; attention has one path with and without gradients
-(`rl_motion.models.layers`).
+Parameter names are those of the official `trans_enc` and `trans_dec` checkpoints (GuyTevet/motion-diffusion-model), for
+any width. Differs from the official class: tensors are [B, F, D] (official: [B, D, 1, F]); text is never dropped inside
+`forward`, so a caller that forgot `eval()` cannot change the condition; attention has one path with and without
+gradients (`rl_motion.models.layers`). A decoder's memory has time added to it: the official `emb_policy` `add`, its
+default.
 
-Legend: B batch, F frames, D features, C text or latent channels, L prefix token and frames.
+Legend: B batch, F frames, D features, C text or latent channels, L prefix token and frames, M text tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
-from rl_motion.models.layers import Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
+from rl_motion.models.layers import Decoder, Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
+from rl_motion.models.t2m_unet import TextTokens
 from rl_motion.protocols import PredictionType
 
 
@@ -31,12 +33,18 @@ class MDMConfig:
         ff_size: hidden channels of the feed-forward parts.
         num_layers: encoder layers.
         num_heads: attention heads.
-        text_dim: channels of the pooled text embedding.
+        text_dim: channels of the text embedding (512 CLIP, 768 DistilBERT).
         mask_frames: whether frames beyond the length are hidden from attention (old official checkpoints:
             no).
         pos_embed_max_len: size of the position table, which also embeds time: above the frames and at least
             the number of timesteps.
         dropout: active in `train()` only.
+        arch: `trans_enc`: one token in front of the frames carries time plus text. `trans_dec`: the frames attend to
+            the text, to each of whose tokens time is added.
+        text_tokens: whether the text is the tokens of its encoder (official: `text_encoder_type: bert`, DistilBERT's,
+            padding hidden), for `trans_dec` alone; else its pooled embedding (`clip`), which is one token.
+        emb_trans_dec: whether a `trans_dec` has a token of time in front of its frames too; a `trans_enc` does not look
+            at it.
     """
 
     features: int = 263
@@ -48,18 +56,39 @@ class MDMConfig:
     mask_frames: bool = False
     pos_embed_max_len: int = 5000
     dropout: float = 0.1
+    arch: Literal["trans_enc", "trans_dec"] = "trans_enc"
+    text_tokens: bool = False
+    emb_trans_dec: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no official class is.
+
+        Raises:
+            ValueError: another `arch`, or tokens of a text for a `trans_enc`.
+        """
+        if self.arch not in ("trans_enc", "trans_dec"):
+            raise ValueError(
+                f"got arch {str(self.arch)[:60]!r}; want trans_enc or trans_dec; correct the configuration"
+            )
+        if self.text_tokens and self.arch != "trans_dec":
+            raise ValueError(
+                f"got text_tokens with arch {self.arch!r}, which has one token of text; want trans_dec; correct "
+                "config.json"
+            )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the frames."""
+        return int(self.arch == "trans_enc" or self.emb_trans_dec)
 
     @property
     def max_frames(self) -> int:
         """The longest motion: the position table, less the prefix token."""
-        return self.pos_embed_max_len - 1
+        return self.pos_embed_max_len - self.prefix_tokens
 
 
 class MDM(nn.Module):
-    """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict.
-
-    One prefix token carries time plus text.
-    """
+    """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict."""
 
     adapter_targets: ClassVar[dict[str, tuple[str, ...]]] = {
         "attention": ("in_proj", "out_proj"),
@@ -75,19 +104,22 @@ class MDM(nn.Module):
         layer = LayerConfig(width, config.ff_size, config.num_heads, config.dropout)
         self.input_process = _Named("poseEmbedding", nn.Linear(config.features, width))
         self.sequence_pos_encoder = PositionalEncoding(width, dropout=config.dropout, max_len=config.pos_embed_max_len)
-        self.seqTransEncoder = Encoder(layer, config.num_layers)
+        if config.arch == "trans_enc":
+            self.seqTransEncoder = Encoder(layer, config.num_layers)
+        else:
+            self.seqTransDecoder = Decoder(layer, config.num_layers)
         self.embed_timestep = TimestepEmbedder(width, self.sequence_pos_encoder)
         self.embed_text = nn.Linear(config.text_dim, width)
         self.output_process = _Named("poseFinal", nn.Linear(width, config.features))
 
-    def forward(self, x_BFD: Tensor, t_B: Tensor, text_BC: Tensor | None, length_B: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, t_B: Tensor, text: Tensor | TextTokens | None, length_B: Tensor) -> Tensor:
         """Predict the clean motion, or what else the network was trained to.
 
         Args:
             x_BFD: noisy normalised features.
             t_B: integer timesteps, below `pos_embed_max_len`.
-            text_BC: pooled text embeddings; a row of zeros, or None for the whole batch, is the null
-                condition (the bias of `embed_text` remains, as in the official code).
+            text: pooled embeddings [B, C]; with `text_tokens`, tokens, at least one per row. Rows of zeros, or None for
+                the whole batch, are the null condition (the bias of `embed_text` remains, as in the official code).
             length_B: valid frames per row; without `mask_frames` they are not looked at.
 
         Returns:
@@ -101,15 +133,35 @@ class MDM(nn.Module):
                 f"got {x_BFD.shape[-1]} features per frame; want {self.config.features}; "
                 "choose a model of the data's representation"
             )
-        if text_BC is None:
-            text_BC = x_BFD.new_zeros(x_BFD.shape[0], self.config.text_dim)
-        prefix_B1C = (self.embed_text(text_BC) + self.embed_timestep(t_B)).unsqueeze(1)
-        sequence_BLC = torch.cat([prefix_B1C, self.input_process(x_BFD.contiguous())], dim=1)
-        sequence_BLC = self.sequence_pos_encoder(sequence_BLC)
-        valid_BL = valid_mask(length_B + 1, sequence_BLC.shape[1]) if self.config.mask_frames else None
-        hidden_BLC = self.seqTransEncoder(sequence_BLC, valid_BL)
-        output_BFD: Tensor = self.output_process(hidden_BLC[:, 1:].contiguous())
+        time_BC, frames_BFC = self.embed_timestep(t_B), self.input_process(x_BFD.contiguous())
+        if self.config.arch == "trans_enc":
+            prefix_B1C = (self.embed_text(self._pooled(text, x_BFD)) + time_BC).unsqueeze(1)
+            sequence_BLC = self.sequence_pos_encoder(torch.cat([prefix_B1C, frames_BFC], dim=1))
+            hidden_BLC = self.seqTransEncoder(sequence_BLC, self._valid(length_B, sequence_BLC))
+        else:
+            memory_BMC, memory_valid_BM = self._memory(text, time_BC)
+            prefix = [time_BC.unsqueeze(1)] * self.config.prefix_tokens
+            sequence_BLC = self.sequence_pos_encoder(torch.cat([*prefix, frames_BFC], dim=1))
+            valid_BL = self._valid(length_B, sequence_BLC)
+            hidden_BLC = self.seqTransDecoder(sequence_BLC, memory_BMC, valid_BL, memory_valid_BM)
+        output_BFD: Tensor = self.output_process(hidden_BLC[:, self.config.prefix_tokens :].contiguous())
         return output_BFD
+
+    def _pooled(self, text_BC: Tensor | TextTokens | None, x_BFD: Tensor) -> Tensor:
+        assert not isinstance(text_BC, TextTokens)
+        return x_BFD.new_zeros(x_BFD.shape[0], self.config.text_dim) if text_BC is None else text_BC
+
+    def _memory(self, text: Tensor | TextTokens | None, time_BC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What frames attend to, [B, M, C], and which of it: the tokens of the text, to each of which time is added."""
+        if isinstance(text, TextTokens):
+            embedded_BMC = self.embed_text(text.tokens_BMC.contiguous())
+            return embedded_BMC + time_BC.unsqueeze(1), valid_mask(text.length_B, embedded_BMC.shape[1])
+        return (self.embed_text(self._pooled(text, time_BC)) + time_BC).unsqueeze(1), None
+
+    def _valid(self, length_B: Tensor, sequence_BLC: Tensor) -> Tensor | None:
+        if not self.config.mask_frames:
+            return None
+        return valid_mask(length_B + self.config.prefix_tokens, sequence_BLC.shape[1])
 
 
 class TextConditioner(Protocol):
@@ -119,9 +171,13 @@ class TextConditioner(Protocol):
         """One embedding per text, [B, C]."""
         ...
 
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Last hidden states [B, M, C], finite, and lengths [B]; asked for where the network reads tokens."""
+        ...
+
 
 class MDMDenoiser(MotionDenoiser):
-    """MDM as a `Denoiser` (rl_motion.protocols); its conditions are [B, text_dim].
+    """MDM as a `Denoiser` (rl_motion.protocols); its conditions are [B, text_dim], or `TextTokens` for one of tokens.
 
     The text encoder is no submodule: it is neither trained nor saved with the model.
     """
@@ -142,19 +198,40 @@ class MDMDenoiser(MotionDenoiser):
         """
         super().__init__(network, schedule, space, prediction_type)
         self._text_dim = network.config.text_dim
+        self._text_tokens = network.config.text_tokens
         self._text_encoder = text_encoder
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Pooled embeddings [B, text_dim] on the model's device.
+    def encode_text(self, texts: Sequence[str]) -> Tensor | TextTokens:
+        """Pooled embeddings [B, text_dim], or tokens [B, M, text_dim], on the model's device.
 
         Raises:
             ValueError: the text encoder's width is not the network's `text_dim`.
         """
-        return check_text_width(self._text_encoder.pooled(texts), self._text_dim).to(self.mean_D)
+        if not self._text_tokens:
+            return check_text_width(self._text_encoder.pooled(texts), self._text_dim).to(self.mean_D)
+        tokens_BMC, length_B = self._text_encoder.tokens(texts)
+        tokens_BMC = check_text_width(tokens_BMC, self._text_dim).to(self.mean_D)
+        return TextTokens(tokens_BMC, length_B.to(self.mean_D.device))
 
-    def null_condition(self, batch: int) -> Tensor:
-        """The unconditional rows: zeros [batch, text_dim] *before* `embed_text`, as the official sampler."""
-        return self.mean_D.new_zeros(batch, self._text_dim)
+    def null_condition(self, batch: int) -> Tensor | TextTokens:
+        """The unconditional rows: zeros *before* `embed_text`, as the official sampler, [batch, text_dim].
+
+        Of tokens one is enough. The official sampler has as many as the row's text; all of them become the same key and
+        the same value, and attention over equal values is that value, however many there are.
+        """
+        zeros_BC = self.mean_D.new_zeros(batch, self._text_dim)
+        if not self._text_tokens:
+            return zeros_BC
+        return TextTokens(zeros_BC.unsqueeze(1), torch.ones(batch, dtype=torch.int64, device=zeros_BC.device))
+
+    def condition_rows(self, condition: Tensor | TextTokens, row_B: Tensor, kept_B: Tensor) -> Tensor | TextTokens:
+        """Texts in a given order, the null condition where `kept_B` is False; no more tokens than the longest has."""
+        if not isinstance(condition, TextTokens):
+            rows_BC: Tensor = super().condition_rows(condition, row_B, kept_B)
+            return rows_BC
+        length_B = torch.where(kept_B, condition.length_B[row_B], torch.ones_like(row_B))
+        tokens_BMC = condition.tokens_BMC[row_B, : int(length_B.max())]
+        return TextTokens(torch.where(kept_B.view(-1, 1, 1), tokens_BMC, torch.zeros_like(tokens_BMC)), length_B)
 
 
 class _Named(nn.Module):
