@@ -10,9 +10,9 @@ Joints say where a bone points and not how it is turned about itself. What is de
 * **Pelvis and upper spine** are turned as their three bones are (least squares over directions: Kabsch 1976); the spine
   between them shares the twist.
 * **Twist** of thighs and upper arms is where knees and elbows bend: forward of a T-pose's palms-down arms and backward
-  of its legs. The straighter the limb, the less it says; then the twist against the parent is zero. It is smoothed over
-  a tenth of a second, which moves no joint: the bones beyond are turned after it. All other bones have no twist
-  against their parent.
+  of its legs. The straighter the limb, the less it says; then toes tell how a leg is turned, and where they do not, the
+  twist against the parent is zero. It is smoothed over a tenth of a second, which moves no joint: the bones beyond are
+  turned after it. All other bones have no twist against their parent.
 
 Facing +Z with Y up, the body's left is +X. Shape legend: F frames, J joints (22), N nodes of the written tree (28).
 """
@@ -30,6 +30,8 @@ _POINT_M = 1e-6
 """A bone shorter than that has no direction."""
 _STRAIGHT = 0.25
 """Sine of the bend at which a limb's plane and "no twist" weigh alike: some 14 degrees, more than knees bend backward."""
+_TOES = 0.5
+"""The same of toes that are square to a straight leg."""
 _SMOOTHING_S = 0.1
 
 _T_POSE = {18: (1, 0, 0), 19: (-1, 0, 0), 20: (1, 0, 0), 21: (-1, 0, 0)}
@@ -199,9 +201,8 @@ def solve(joints_FJ3: FloatArray, fps: float, lengths_J: FloatArray | None = Non
         bone = NODE_JOINTS[children[0]]
         world_FN4[:, node] = _swing(guess_F4, REST_DIRECTIONS_J3[bone], directions_FJ3[:, bone])
         if node in _HINGED:
-            beyond = NODE_JOINTS[NODE_CHILDREN[children[0]][0]]
-            limb = directions_FJ3[:, bone], directions_FJ3[:, beyond]
-            world_FN4[:, node] = _bend_with(world_FN4[:, node], *limb, np.array(_HINGED[node]), fps)
+            limb_FB3 = directions_FJ3[:, _limb(node)]
+            world_FN4[:, node] = _twisted(world_FN4[:, node], limb_FB3, np.array(_HINGED[node]), fps)
 
     local_FN4 = world_FN4.copy()
     local_FN4[:, 1:] = qmul(qinv(world_FN4[:, NODE_PARENTS[1:]]), world_FN4[:, 1:])
@@ -241,18 +242,41 @@ def _swing(guess_F4: FloatArray, rest_3: FloatArray, direction_F3: FloatArray) -
     return qmul(qbetween(qrot(guess_F4, rest_3), direction_F3), guess_F4)
 
 
-def _bend_with(
-    world_F4: FloatArray, upper_F3: FloatArray, lower_F3: FloatArray, bends_to_3: FloatArray, fps: float
-) -> FloatArray:
-    """Twist an upper limb about itself so that its lower one bends to where this kind of limb bends."""
-    across_F3 = qrot(world_F4, bends_to_3)
-    bend_F3 = lower_F3 - (lower_F3 * upper_F3).sum(-1, keepdims=True) * upper_F3
-    x_F = (bend_F3 * across_F3).sum(-1)
-    y_F = (bend_F3 * np.cross(upper_F3, across_F3)).sum(-1)
+def _limb(node: int) -> list[int]:
+    """The joints where the bones of an arm (upper arm, forearm) or of a leg (thigh, shin, foot) end."""
+    joints = []
+    while NODE_CHILDREN[node]:
+        node = NODE_CHILDREN[node][0]
+        joints.append(NODE_JOINTS[node])
+    return joints
+
+
+def _twisted(world_F4: FloatArray, limb_FB3: FloatArray, bends_to_3: FloatArray, fps: float) -> FloatArray:
+    """Turn an upper limb about itself so that its lower one bends to where this kind of limb bends.
+
+    Args:
+        world_F4: rotation of the upper limb without twist.
+        limb_FB3: unit directions of its bones, from the body outwards: two of an arm, three of a leg.
+        bends_to_3: where it bends to in the rest pose.
+        fps: frames per second.
+    """
+    upper_F3, lower_F3 = limb_FB3[:, 0], limb_FB3[:, 1]
+    says_F3 = _across(lower_F3, upper_F3)
+    if limb_FB3.shape[1] > 2:
+        straight_F1 = np.maximum((upper_F3 * lower_F3).sum(-1, keepdims=True), 0)
+        says_F3 = says_F3 - _TOES * straight_F1 * _across(_across(limb_FB3[:, 2], lower_F3), upper_F3)
+    x_F3 = qrot(world_F4, bends_to_3)
+    x_F, y_F = (says_F3 * x_F3).sum(-1), (says_F3 * np.cross(upper_F3, x_F3)).sum(-1)
     # A vector per frame whose angle is the twist: filtered as one, it has no jump at 180 degrees.
     plane_F2 = _smooth(np.stack([x_F + _STRAIGHT, y_F], axis=-1), _SMOOTHING_S * fps)
     half_F1 = np.arctan2(plane_F2[:, 1:], plane_F2[:, :1]) / 2
     return qmul(np.concatenate([np.cos(half_F1), np.sin(half_F1) * upper_F3], axis=-1), world_F4)
+
+
+def _across(vector_F3: FloatArray, unit_F3: FloatArray) -> FloatArray:
+    """The part of a vector that is square to a unit vector."""
+    part: FloatArray = vector_F3 - (vector_F3 * unit_F3).sum(-1, keepdims=True) * unit_F3
+    return part
 
 
 def _smooth(values_FC: FloatArray, sigma_frames: float) -> FloatArray:
