@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl_motion.config import UserError
 from rl_motion.motion.rotations import FloatArray
@@ -70,6 +71,11 @@ def forward_kinematics(parents: Sequence[int], offsets_FJ3: FloatArray, rotation
                 positions[part, joint] = positions[part, parent] + moved_F31[..., 0]
                 world[:, joint] = world[:, parent] @ world[:, joint]
     return positions
+
+
+def finite_frames(positions_FJ3: FloatArray) -> NDArray[np.bool_]:
+    """Return which frames [F] have no NaN and no infinity."""
+    return np.asarray(np.isfinite(positions_FJ3).reshape(len(positions_FJ3), -1).all(axis=1), dtype=np.bool_)
 
 
 def axis_rotation(axis: int, radians_F: FloatArray) -> FloatArray:
