@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from rl_motion.cli_data import data
 from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
@@ -165,6 +166,7 @@ app.command()(submit)
 app.command()(doctor)
 app.command()(scale)
 app.command()(status)
+app.add_typer(data)
 app.add_typer(jobs)
 app.add_typer(prompts)
 

@@ -67,7 +67,7 @@ class DatasetInfo(_Value):
     representation: Representation
     fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     joints: _Count
-    kind: str
+    kind: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
     splits: dict[Annotated[str, Field(pattern=f"^{SPLIT_NAME.pattern}$")], SplitInfo]
     left_out: dict[str, _Count]
     statistics: Literal["given", "train"]

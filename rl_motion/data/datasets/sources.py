@@ -13,6 +13,19 @@ from rl_motion.data.datasets.clips import Clip, FileReport, Statistics
 from rl_motion.types import Representation
 
 
+class BadFile(Exception):
+    """Why a file, or a part of it, cannot be used: in words that many files share, and what it is with this one."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Takes both."""
+        super().__init__(f"{reason} ({detail})")
+        self.reason, self.detail = reason, detail
+
+    def report(self, file: str) -> FileReport:
+        """Of a file that is left out for it."""
+        return FileReport(file, wrong=(self.detail,), left_out=self.reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says of how to read; a kind passes over what does not concern it."""
@@ -24,7 +37,6 @@ class Source:
 
     statistics: that come with the data; None: they are computed from its train split. total: clips and reports that
     `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for.
-    reports: known before the first clip.
     """
 
     representation: Representation
