@@ -7,10 +7,11 @@ a sequence's tokens), T = S + 1 states, F frames of the unit's canvas, D feature
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Metrics = dict[str, float]
@@ -74,6 +75,10 @@ class Motions:
     def form(self) -> MotionForm:
         """How to read the features."""
         return MotionForm(self.representation, self.normalisation)
+
+    def to(self, device: torch.device | str) -> Motions:
+        """The same on that device."""
+        return replace(self, features_BFD=self.features_BFD.to(device), length_B=self.length_B.to(device))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,10 @@ def measure(ask: Ask) -> dict[str, Any]:
 
 
 def _real(ask: Ask, part: Part) -> dict[str, Any]:
+    from rl_motion.models.device import device
     from rl_motion.models.zoo import load_evaluator
 
-    judge = load_evaluator(ask.evaluator)
+    judge = load_evaluator(ask.evaluator).to(device())
     world, motion, captions, groups, success = world_of(part), [], [], [], []
     for motions, prompts in real_motion(part, ask.prompts * ask.real, REAL_SEED):
         motion.append(judge.embed_motions(motions).cpu().numpy())
@@ -91,13 +92,14 @@ def _made(ask: Ask, job: Any, part: Part) -> dict[str, Any]:
     import torch
 
     from rl_motion.evaluation.selection import make_units
+    from rl_motion.models.device import device
     from rl_motion.models.zoo import load_evaluator
     from rl_motion.rewards.combine import refuse_non_finite, score
     from rl_motion.rewards.of_job import job_terms
     from rl_motion.runtime.sampling import load_policy
 
     policy = load_policy(job, Path(ask.adapter) if ask.adapter else None)
-    judge, world, terms = load_evaluator(ask.evaluator), world_of(part), job_terms(job)
+    judge, world, terms = load_evaluator(ask.evaluator).to(device()), world_of(part), job_terms(job)
     prompts = prompts_of(part, ask.prompts, ask.seed, model_fps(job))
     evaluation = job.evaluation.model_copy(update={"samples_per_prompt": ask.samples, "seed": ask.seed})
     starts, motion, success, reward = hashlib.sha256(), [], [], []

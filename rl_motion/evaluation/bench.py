@@ -15,6 +15,7 @@ from rl_motion.evaluation.embedding import MotionEvaluator, Real
 from rl_motion.evaluation.guarantees import Combination, Seen, weights_sha256
 from rl_motion.evaluation.oracle_success import Judging
 from rl_motion.evaluation.sentinels import Bands, bands_at
+from rl_motion.models.device import device
 from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate
 from rl_motion.rewards.combine import Term
 from rl_motion.rewards.of_job import job_terms
@@ -65,7 +66,7 @@ def embedded_bench(job: Job) -> Bench:
 
 def evaluator_of(split: str) -> MotionEvaluator:
     """The packaged one of the split's world."""
-    return load_evaluator(worlds.world_of(split).evaluator)
+    return load_evaluator(worlds.world_of(split).evaluator).to(device())
 
 
 def evaluator_sha256(split: str) -> str:

@@ -131,7 +131,8 @@ class Evaluator(nn.Module):
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Points [B, C] of texts, in the order given."""
-        return self.encode_words(*self.vocabulary.read(texts))
+        word_BL, tag_BL, length_B = (part.to(self.mean_D.device) for part in self.vocabulary.read(texts))
+        return self.encode_words(word_BL, tag_BL, length_B)
 
     def normalised(self, features_BFD: Tensor, length_B: Tensor) -> Tensor:
         """Features by the evaluator's statistics on its canvas [B, max_frames, D], exactly 0 beyond the length.
@@ -152,7 +153,7 @@ class Evaluator(nn.Module):
         return self.guo.encode_text(self.vectors(word_BL), pos_BLK, length_B)
 
     def _own(self, motions: Motions) -> Motions:
-        """The motions in the evaluator's own representation and frame rate."""
+        """The motions in the evaluator's own representation and frame rate, on its device."""
         if motions.normalisation != Normalisation.NONE:
             raise UserError(
                 f"got motion as {motions.form}; want it un-normalised, as an evaluator has statistics of its own; "
@@ -163,7 +164,7 @@ class Evaluator(nn.Module):
                 f"got {motions.representation} motion; want {self.representation} or what can be converted to it; "
                 "choose an evaluator of that representation"
             )
-        return converted(motions, self.representation, self.fps)
+        return converted(motions, self.representation, self.fps).to(self.mean_D.device)
 
     def _check(self, motions: Motions) -> None:
         shape, canvas = self.guo.config, self.guo.config.max_frames

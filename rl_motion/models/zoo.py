@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError, nearest
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, TextStatistics
+from rl_motion.models.device import device_of
 from rl_motion.models.evaluator import Evaluator, Vocabulary
 from rl_motion.models.guo import Guo, GuoConfig
 from rl_motion.models.layers import refuse_not_finite
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, T2MUnetDenoiser
-from rl_motion.models.text import TextEncoder
+from rl_motion.models.text import Form, TextEncoder
+from rl_motion.models.text_cache import worth_keeping
 from rl_motion.models.tmr import TMR, TMRConfig, TMRScorer
 from rl_motion.motion.convert import converted, convertible
 from rl_motion.protocols import PredictionType
@@ -58,6 +60,9 @@ class CheckpointConfig(BaseModel):
     network: dict[str, Any]
     text_encoder: str
     """A directory beside the checkpoint's."""
+    text_cut: Annotated[int, Field(ge=3)] | None = None
+    """Tokens, special ones included, to which a longer text is cut, as the model's official code does; None: it is
+    refused. Written where there is one, so that files from before it was known stay as they are."""
     schedule: ScheduleConfig | None = None
     prediction_type: PredictionType = "sample"
     """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
@@ -118,7 +123,8 @@ def save_checkpoint(
     if space.text is not None:
         tensors |= {"text_mean_C": space.text.mean_C, "text_std_C": space.text.std_C}
     save_file(tensors, directory / "model.safetensors")
-    left_out = {"prediction_type"} if config.prediction_type == "sample" else None
+    unsaid = {"prediction_type": config.prediction_type == "sample", "text_cut": config.text_cut is None}
+    left_out = {name for name, is_default in unsaid.items() if is_default}
     text = config.model_dump_json(indent=2, exclude=left_out)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -171,6 +177,11 @@ class RetrievalModel:
         self.fps = config.fps
         self._text_encoder = text_encoder
 
+    def to(self, device: torch.device) -> Self:
+        """The scorer goes there; texts are encoded on the CPU. Motions follow the scorer, and so do embeddings."""
+        self.scorer.to(device)
+        return self
+
     def similarity(self, motions: Motions, texts: Sequence[str]) -> Tensor:
         """Cosine [B] in [-1, 1] between motion i (un-normalised) and text i; differentiable in the features.
 
@@ -185,12 +196,14 @@ class RetrievalModel:
         Raises:
             UserError: a representation that cannot be converted, or normalised features.
         """
-        motions = readable_motions(motions, self.representation, self.fps)
+        motions = readable_motions(motions, self.representation, self.fps).to(device_of(self.scorer))
         return self.scorer.embed_motion(motions.features_BFD, motions.length_B)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [B, C] of texts."""
-        return self.scorer.embed_text(*self._text_encoder.tokens(texts))
+        tokens_BLC, length_B = self._text_encoder.tokens(texts)
+        device = device_of(self.scorer)
+        return self.scorer.embed_text(tokens_BLC.to(device), length_B.to(device))
 
 
 def readable_motions(motions: Motions, representation: Representation, fps: float) -> Motions:
@@ -294,12 +307,33 @@ def text_encoder_of(path: Path, config: CheckpointConfig) -> Path:
     return directory
 
 
+def text_reader(path: Path) -> tuple[TextEncoder, Form] | None:
+    """What reads texts for the checkpoint in that directory; None where nothing of what it says is kept on disk.
+
+    Raises:
+        UserError: a configuration or a text encoder that does not load.
+    """
+    try:
+        config = CheckpointConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
+        form: Form = "tokens"  # retrieval models
+        if config.kind in DENOISERS:
+            _, shape_class, denoiser_class = DENOISERS[config.kind]
+            form = denoiser_class.reads_text(shape_class(**config.network))
+    except (OSError, ValueError, TypeError, ArithmeticError) as error:
+        raise broken(path, error) from error
+    return (_text_encoder(path, config), form) if worth_keeping(text_encoder_of(path, config)) else None
+
+
 def _text_encoder(path: Path, config: CheckpointConfig) -> TextEncoder:
     directory = text_encoder_of(path, config)
     try:
-        return TextEncoder(directory)
+        encoder = TextEncoder(directory, cut=config.text_cut)
+        encoder.pooled(["a"])  # weights that are loaded when they are needed are needed now, or were read before
+    except UserError:
+        raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise broken(directory, error) from error
+    return encoder
 
 
 def _try_out(path: Path, encode: Callable[[], object]) -> None:

@@ -43,6 +43,7 @@ from rl_motion.diffusion import (
     solver_tables,
 )
 from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
+from rl_motion.models.device import device_of
 from rl_motion.policies.gaussian import GaussianReplay
 from rl_motion.policies.noise import unit_noise
 from rl_motion.protocols import Denoiser, Denoising, Need
@@ -339,4 +340,4 @@ class DiffusionPolicy:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._denoiser.network.parameters()).device
+        return device_of(self._denoiser.network)

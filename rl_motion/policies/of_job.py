@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rl_motion.config import PolicyConfig, UserError, nearest
+from rl_motion.models.device import device_of
 from rl_motion.models.zoo import DENOISERS, CheckpointConfig
 from rl_motion.policies.diffusion import DiffusionPolicy, policy_tables
 from rl_motion.protocols import Denoiser, MotionPolicy, Need
@@ -49,4 +50,5 @@ def make_policy(model: Denoiser, config: PolicyConfig) -> MotionPolicy:
 
 def decode(model: Denoiser, trajectory: Trajectory) -> Motions:
     """A trajectory's final motion, un-normalised, by the model alone: whoever scores needs no policy."""
-    return model.decode(trajectory.sample, trajectory.length_B)
+    device = device_of(model.network)
+    return model.decode(trajectory.sample.to(device), trajectory.length_B.to(device))

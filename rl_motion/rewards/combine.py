@@ -78,16 +78,17 @@ def check_names(configs: Sequence[RewardConfig], registry: Collection[str]) -> N
 def score(terms: Sequence[Term], motions: Motions, unit: Unit, noise_level_B: Tensor | None = None) -> Scored:
     """Every reward of the unit's motions, in its own units, and the weighted sum of what they count as.
 
-    On the graph where motions and rewards are. `noise_level_B`: of motions that are not clean; see `Reward`. A reward
-    may be NaN or infinite, and then the total of that row is not finite either: training skips such units, others
-    `refuse_non_finite`.
+    On the graph where motions and rewards are, and on the motions' device. `noise_level_B`: of motions that are not
+    clean; see `Reward`. A reward may be NaN or infinite, and then the total of that row is not finite either: training
+    skips such units, others `refuse_non_finite`.
 
     Raises:
         RunFault: a reward of the wrong shape.
     """
     prompts = unit.row_prompts
+    here = motions.features_BFD.device  # a model may be elsewhere, or a plugin compute in NumPy
     rewards = {
-        term.name: _checked(term.name, term.reward(motions, prompts, noise_level_B=noise_level_B), unit.batch)
+        term.name: _checked(term.name, term.reward(motions, prompts, noise_level_B=noise_level_B), unit.batch).to(here)
         for term in terms
     }
     # Without calibration (x - 0) / 1 is x to the last bit.

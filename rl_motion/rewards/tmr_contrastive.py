@@ -57,9 +57,10 @@ class ContrastiveTMRReward:
     @classmethod
     def load(cls, checkpoint: str = checkpoint) -> Self:
         """The reward with a TMR of the zoo or of a directory; only the worker that scores loads it."""
+        from rl_motion.models.device import device
         from rl_motion.models.zoo import load_tmr
 
-        return cls(load_tmr(checkpoint))
+        return cls(load_tmr(checkpoint).to(device()))
 
     def __call__(self, motions: Motions, prompts: Sequence[Prompt], noise_level_B: Tensor | None = None) -> Tensor:
         """Reward [B] in nats; `prompts` are those of the whole unit, row by row.

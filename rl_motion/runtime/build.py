@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from rl_motion.evaluation.guarantees import Seen
     from rl_motion.evaluation.sentinels import Bands
+    from rl_motion.models.text import Form, TextEncoder
     from rl_motion.rewards.of_job import RewardFiles
 
 Decoder = Callable[[Trajectory], Motions]
 """A trajectory's final motion, un-normalised."""
 Scorer = Callable[[Motions, Unit], Scored]
-"""Every reward of a unit's motions, and their weighted sum."""
+"""Every reward of a unit's motions, and their weighted sum, on the CPU."""
 
 
 class LearnerLike(Protocol):
@@ -70,10 +71,11 @@ def build_policy(job: Job) -> MotionPolicy:
 
 def build_decoder(job: Job) -> Decoder:
     """Only what turns latents into motion: reward workers need neither adapter nor peft."""
+    from rl_motion.models.device import device
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.policies.of_job import decode
 
-    return partial(decode, load_denoiser(job.model.name))
+    return partial(decode, load_denoiser(job.model.name).to(device()))
 
 
 def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
@@ -82,7 +84,12 @@ def build_rewards(job: Job, files: RewardFiles | None = None) -> Scorer:
     from rl_motion.rewards.of_job import job_terms
 
     terms = job_terms(job, files)
-    return lambda motions, unit: score(terms, motions, unit)
+
+    def scored(motions: Motions, unit: Unit) -> Scored:
+        found = score(terms, motions, unit)
+        return replace(found, rewards=_on_cpu(found.rewards), total_B=found.total_B.cpu())
+
+    return scored
 
 
 def build_algorithm(job: Job, files: RewardFiles | None = None) -> Algorithm:
@@ -196,9 +203,11 @@ def check_job(job: Job) -> None:
     """
     from rl_motion.evaluation.bench import evaluator_sha256
     from rl_motion.evaluation.guarantees import refuse_goal, unseen
+    from rl_motion.models.device import stays_on_cpu
     from rl_motion.runtime import checks
     from rl_motion.runtime.validate import validation_units
 
+    stays_on_cpu()  # refuses another word in its variable
     checks.check_parts(job)
     pool = build_pool(job)
     checks.check_prompts([*checks.checkpoints(job).values()], pool.prompts)
@@ -221,10 +230,10 @@ def check_job(job: Job) -> None:
 
 
 def measure_sentinels(motions: Motions, unit: Unit) -> dict[str, Tensor]:
-    """Every sentinel [B] of a unit's motions, by name."""
+    """Every sentinel [B] of a unit's motions, by name, on the CPU."""
     from rl_motion.evaluation.sentinels import of_unit
 
-    return of_unit(motions, unit.samples_per_prompt)
+    return _on_cpu(of_unit(motions, unit.samples_per_prompt))
 
 
 def find_bands(job: Job) -> Bands | None:
@@ -244,6 +253,15 @@ def find_weights(job: Job) -> dict[str, str]:
     from rl_motion.runtime import checks
 
     return checks.weights_sha256(job)
+
+
+def find_text_readers(job: Job) -> list[tuple[TextEncoder, Form]]:
+    """What reads prompts for the job's checkpoints and keeps on disk what it says of them."""
+    from rl_motion.models.zoo import text_reader
+    from rl_motion.runtime import checks
+
+    found = [text_reader(path) for path in dict.fromkeys(checks.checkpoints(job).values())]
+    return [reader for reader in found if reader is not None]
 
 
 class BuildRewards(Protocol):
@@ -274,6 +292,7 @@ class Workshop:
     weights: Callable[[Job], dict[str, str]] = find_weights
     sentinels: Callable[[Motions, Unit], Mapping[str, Tensor]] = measure_sentinels
     bands: Callable[[Job], Bands | None] = find_bands
+    text_readers: Callable[[Job], Sequence[tuple[TextEncoder, Form]]] = find_text_readers
 
     def carrying(self, files: RewardFiles) -> Workshop:
         """The same, where workers find what the rewards read from the working directory in what reaches them."""
@@ -284,9 +303,15 @@ class Workshop:
 
 def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
     from rl_motion.models.adapter import attach_lora
+    from rl_motion.models.device import device
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.policies.of_job import make_policy
 
     denoiser = load_denoiser(job.model.name)
     peft_model = attach_lora(denoiser.network, job.adapter, seed=job.train.seed)
+    denoiser.to(device())  # with the adapter, whose first weights are drawn on the CPU
     return make_policy(denoiser, job.policy), peft_model
+
+
+def _on_cpu(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value_B.cpu() for name, value_B in columns.items()}

@@ -26,6 +26,7 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
         UserError: there is no adapter in that folder, or it belongs to another model.
     """
     from rl_motion.models.adapter import load_adapter
+    from rl_motion.models.device import device
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.policies.of_job import make_policy
 
@@ -38,7 +39,7 @@ def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
             load_adapter(denoiser.network, adapter)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(str(error)) from None
-    return make_policy(denoiser, job.sampling_policy)
+    return make_policy(denoiser.to(device()), job.sampling_policy)
 
 
 def job_of(adapter: Path | None, model: str | None) -> Job:
