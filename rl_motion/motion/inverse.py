@@ -4,9 +4,9 @@ Joints say where a bone points and not how it is turned about itself. What is de
 
 * **Bone lengths** are one set for the whole motion: its own medians, or a given body's (`reshape`).
 * **Swing** is exact: every bone points as the joints say. The pelvis and the upper spine carry three bones each, which
-  in real motion are no rigid piece (hips against spine, collars against neck). So each of these bones has a joint of its
-  own, of length zero, as in the CMU database's skeletons (`LHipJoint`, `LowerBack`, `LClavicle`, ...); what turns there is
-  what is not rigid.
+  in real motion are no rigid piece (hips against spine, collars against neck). So each of these bones has a joint of
+  its own, of length zero, as in the CMU database's skeletons (`LHipJoint`, `LowerBack`, `LClavicle`, ...); what turns
+  there is what is not rigid.
 * **Pelvis and upper spine** are turned as their three bones are (least squares over directions: Kabsch 1976); the spine
   between them shares the twist.
 * **Twist** of thighs and upper arms is where knees and elbows bend: forward of a T-pose's palms-down arms and backward
@@ -29,7 +29,7 @@ from rl_motion.motion.skeleton import HUMANML3D, JOINT_NAMES, LEG_JOINTS, STANDI
 _POINT_M = 1e-6
 """A bone shorter than that has no direction."""
 _STRAIGHT = 0.25
-"""Sine of the bend at which a limb's plane and "no twist" weigh alike: some 14 degrees, more than knees bend backward."""
+"""Sine of the bend at which a limb's plane and "no twist" weigh alike: 14 degrees, more than knees bend backward."""
 _TOES = 0.5
 """The same of toes that are square to a straight leg."""
 _SMOOTHING_S = 0.1
@@ -156,8 +156,8 @@ def bone_lengths(joints_FJ3: FloatArray) -> FloatArray:
 def reshape(joints_FJ3: FloatArray, lengths_J: FloatArray) -> FloatArray:
     """The same movement [F, J, 3] of a body with these bone lengths [J - 1], metres, in every frame.
 
-    Bones point as before, the path scales with the legs (as HumanML3D's `uniform_skeleton` does), and the lowest joint of
-    the motion is as high as it was: who stood on the floor stands on it.
+    Bones point as before, the path scales with the legs (as HumanML3D's `uniform_skeleton` does), and the lowest joint
+    of the motion is as high as it was: who stood on the floor stands on it.
     """
     joints = np.asarray(joints_FJ3, np.float64)
     legs = [joint - 1 for joint in LEG_JOINTS]
@@ -187,14 +187,16 @@ def solve(joints_FJ3: FloatArray, fps: float, lengths_J: FloatArray | None = Non
     directions_FJ3 = np.concatenate([np.zeros((len(joints), 1, 3)), _directions(joints)], axis=1)
 
     world_FN4 = np.empty((len(joints), len(NODE_NAMES), 4))
+    guess_F4: FloatArray
     hubs = {node: _frame(directions_FJ3[:, ends], REST_DIRECTIONS_J3[list(ends)]) for node, ends in _HUBS.items()}
+    lower_F4, upper_F4 = hubs.values()
     for node, parent in enumerate(NODE_PARENTS):
         if node in hubs:
             world_FN4[:, node] = hubs[node]
             continue
         guess_F4 = world_FN4[:, parent]
         if (share := _SHARED_TWIST.get(node)) is not None:
-            guess_F4 = _between(*hubs.values(), share)
+            guess_F4 = _between(lower_F4, upper_F4, share)
         if not (children := NODE_CHILDREN[node]):
             world_FN4[:, node] = guess_F4
             continue

@@ -5,8 +5,8 @@ size who faces the front view. Programs that take a unit for a centimetre (Maya,
 scale of 100. The hips' OFFSET is zero and their position channels are their place, so that it does not matter whether
 a reader adds the two. The rest pose, all channels zero, is a T-pose.
 
-Angles are degrees, in the order Y X Z: a body's heading, which goes all the way round, is the outermost. They go on from
-frame to frame without jumps of 360 degrees, because programs draw curves through them.
+Angles are degrees, in the order Y X Z: a body's heading, which goes all the way round, is the outermost. They go on
+from frame to frame without jumps of 360 degrees, because programs draw curves through them.
 Shape legend: F frames, N nodes.
 """
 
