@@ -16,6 +16,7 @@ from rl_motion.cli_data import data
 from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
+from rl_motion.cli_model import model
 from rl_motion.cli_prompts import prompts
 from rl_motion.cli_report import report
 from rl_motion.cli_sweep import sweep
@@ -168,6 +169,7 @@ app.command()(scale)
 app.command()(status)
 app.add_typer(data)
 app.add_typer(jobs)
+app.add_typer(model)
 app.add_typer(prompts)
 
 

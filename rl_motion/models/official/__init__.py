@@ -8,14 +8,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rl_motion.config import UserError
+from rl_motion.models.official import mdm, mdm_smpl, own, stablemofusion
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 
 __all__ = ["LAYOUTS", "Inspection", "Layout", "Sources", "layout_of"]
 
-LAYOUTS: dict[str, Layout] = {}
-"""Official layouts by name, asked in this order. A new one is a file and a line here."""
+LAYOUTS: tuple[Layout, ...] = (
+    own.CHECKPOINT,
+    own.ADAPTER,
+    stablemofusion.LAYOUT,
+    mdm.LAYOUT,
+    mdm_smpl.LAYOUT,
+)
+"""Layouts, asked in this order: the project's own, then the official ones. A new one is a file and a line here."""
 
 
-def layout_of(path: Path) -> str | None:
-    """The name of the layout that a path has; None where it is none of them."""
-    return next((name for name, layout in LAYOUTS.items() if layout.recognise(path)), None)
+def layout_of(path: Path) -> Layout:
+    """The layout that a path has.
+
+    Raises:
+        UserError: there is nothing at the path, or it is none of them.
+    """
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise UserError(
+            f"got {str(path)[:200]!r}, which does not exist; want a checkpoint's folder or file; give its path"
+        )
+    found = next((layout for layout in LAYOUTS if layout.recognise(path)), None)
+    if found is None:
+        raise UserError(
+            f"got {path}, which is no checkpoint that is known; want a folder with "
+            f"{'; or '.join(layout.files for layout in LAYOUTS)}; give that, laid out as its authors publish it"
+        )
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a conversion takes beside the checkpoint itself; each layout asks for what it needs.
+    """What a conversion reads beside the checkpoint itself; each layout asks for what it needs.
 
     Attributes:
         text_encoder: a local Hugging Face directory; the converted `config.json` names it by its last component.
@@ -54,14 +55,20 @@ class Sources:
                 f"got no text encoder; want the Hugging Face directory of {wanted}, with which this model was trained; "
                 "add --text-encoder DIR"
             )
-        return self.text_encoder.resolve().name
+        return absolute(self.text_encoder).name
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root; unlike `resolve`, it follows no links: the name that the user gave stays its last."""
+    return Path(os.path.abspath(path))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One official layout. All three raise UserError on what is broken; none changes anything but `folder`.
+    """One official layout. What is broken is a UserError; none of the three changes anything but `folder`.
 
     Attributes:
+        files: what one looks like, in a few words: "opt.txt, meta/ and model/latest.tar (StableMoFusion)".
         recognise: whether a path looks like this layout: by names of files, and keys where names do not tell; it
             never raises, and reads little.
         inspect: read it all and say what it is.
@@ -70,6 +77,7 @@ class Layout:
             whether what was written loads, is seen to by the caller.
     """
 
+    files: str
     recognise: Callable[[Path], bool]
     inspect: Callable[[Path], Inspection]
     convert: Callable[[Path, Path, Sources], None]

@@ -1,8 +1,8 @@
 """Files of others, read without running anything of theirs.
 
 torch's own reader of weights comes first (`weights_only=True`). What it refuses - a Lightning checkpoint holds
-configurations, callbacks, loops - is read again by an unpickler that knows tensors alone: every other global of the file
-becomes an inert stub, which takes whatever it is given and does nothing.
+configurations, callbacks, loops - is read again by an unpickler that knows tensors alone: every other global of the
+file becomes an inert stub, which takes whatever it is given and does nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:  # more than tensors
         if not mapped:
-            raise damaged(path, "it is no archive of torch") from None
+            raise damaged(path, "it is cut short, or no archive of torch") from None
     except Exception as error:  # torch has no narrower one: RuntimeError, EOFError, ValueError, OSError ...
         raise damaged(path, error) from error
     try:

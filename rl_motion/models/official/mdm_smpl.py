@@ -1,0 +1,192 @@
+"""MDM-SMPL as its authors publish it (nv-tlabs/stmc, non-commercial; arXiv:2401.08559).
+
+    mdm-smpl_clip_smplrifke_humanml3d/config.json               the training's configuration, resolved
+    mdm-smpl_clip_smplrifke_humanml3d/logs/checkpoints/last.ckpt a Lightning checkpoint
+    mdm-smpl_clip_smplrifke_humanml3d/{motion_stats,text_stats}/{mean,std}.pt
+
+`state_dict` holds the network under `denoiser.`, and the means and deviations under `motion_normalizer.` and
+`text_normalizer.`: the official loader reads the folders first and the checkpoint over them, so the checkpoint's count.
+To a deviation 1e-12 is added. Tables of the schedule are computed; where a file has them, they are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rl_motion.config import ScheduleConfig, UserError
+from rl_motion.diffusion.schedule import alphas_cumprod
+from rl_motion.models.denoiser import MotionSpace, TextStatistics
+from rl_motion.models.layers import check_statistics
+from rl_motion.models.mdm_smpl import MDMSMPLConfig
+from rl_motion.models.official.denoisers import DataSet, Found, finite_or_refused, read_statistics, space_of
+from rl_motion.models.official.layout import Inspection, Layout, Sources
+from rl_motion.models.official.options import Settings, mentions_json, read_settings
+from rl_motion.models.official.reading import read_torch, state_dict_of
+from rl_motion.protocols import PredictionType
+from rl_motion.types import Representation
+
+_DENOISER = "diffusion.denoiser"
+_PREFIX, _NORMALISERS = "denoiser.", ("motion_normalizer.", "text_normalizer.")
+_STD_EPS = 1e-12
+_PREDICTIONS: dict[str, PredictionType] = {"x": "sample", "eps": "epsilon"}
+_BETAS: dict[str, Literal["cosine"]] = {"src.model.schedule.cosine.CosineBetaSchedule": "cosine"}
+_TARGETS = {"src.model.mdm_smpl.TransformerDenoiser": "TransformerDenoiser"}
+_FEATURES, _TOKENS = 205, 77
+_CLIP, _CLIP_NAMES = "CLIP ViT-B/32", ("ViT-B/32", "clip")
+_CUMULATIVE = "alphas_cumprod"
+
+
+def _recognise(path: Path) -> bool:
+    return mentions_json(_parts(path)[0] / "config.json", _DENOISER, "diffusion.motion_normalizer")
+
+
+def _inspect(path: Path) -> Inspection:
+    return _found(path)[0].inspection()
+
+
+def _convert(path: Path, folder: Path, sources: Sources) -> None:
+    text_encoder = sources.text_encoder_name(_CLIP)
+    found, space = _found(path)
+    found.write(folder, space, text_encoder)
+
+
+LAYOUT = Layout(
+    "config.json, motion_stats/, text_stats/ and logs/checkpoints/last.ckpt (MDM-SMPL)", _recognise, _inspect, _convert
+)
+
+
+def _parts(path: Path) -> tuple[Path, Path]:
+    """The run's folder and its checkpoint, from either of them or from config.json."""
+    if path.suffix == ".ckpt":
+        return path.parent.parent.parent, path
+    folder = path.parent if path.name == "config.json" else path
+    return folder, folder / "logs" / "checkpoints" / "last.ckpt"
+
+
+def _found(path: Path) -> tuple[Found, MotionSpace]:
+    folder, weights = _parts(path)
+    config = read_settings(folder / "config.json")
+    _refuse_other_texts(config)
+    state = state_dict_of(weights, read_torch(weights), "state_dict")
+    schedule = _schedule(config, weights, state)
+    shape = _shape(config)
+    data = DataSet(
+        "HumanML3D on SMPL",
+        Representation.SMPLRIFKE_205,
+        _FEATURES,
+        config.value("data.motion_loader.fps", float, 20.0),
+    )
+    prediction = config.choice("diffusion.prediction", _PREDICTIONS, "x")
+    ours = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    known = (_PREFIX, *_NORMALISERS)
+    extra = {n: t for n, t in state.items() if not n.startswith(known) and not _is_table(t, schedule)}
+    space = _space(folder, weights, state, data, shape.text_dim)
+    facts = {
+        "network": f"pre-norm transformer: {shape.num_layers} layers of {shape.latent_dim} channels, {shape.ff_size} "
+        f"hidden, {shape.num_heads} heads, {shape.num_registers} registers",
+        "weights": f"as trained, {weights.name}",
+        "data set": str(data),
+        "normalisation": "its own mean and std of motion and of text embeddings, from the checkpoint",
+        "frames": "padding is masked",
+        "schedule": f"{schedule.betas} betas, {schedule.timesteps} timesteps",
+        "predicts": prediction,
+        "official sampler": f"ancestral, all {schedule.timesteps} steps, guidance 2.5; unconditional: the empty text",
+        "text encoder": f"{_CLIP}, pooled, normalised",
+        "licence": "non-commercial (NVIDIA)",
+    }
+    found = Found(
+        what="MDM-SMPL, weights as trained",
+        kind="mdm_smpl",
+        shape=shape,
+        schedule=schedule,
+        prediction_type=prediction,
+        data=data,
+        text_cut=_TOKENS,
+        weights=weights,
+        tensors=ours | extra,
+        facts=facts,
+    )
+    return found, space
+
+
+def _refuse_other_texts(config: Settings) -> None:
+    """Refuse a network that reads the tokens of another language model; raises UserError."""
+    name = config.value("data.text_encoder.modelname", str, _CLIP_NAMES[0])
+    if name not in _CLIP_NAMES:
+        raise UserError(
+            f"got text encoder {name[:100]!r} in {config.path}; want {_CLIP_NAMES[0]}, whose pooled embedding is one "
+            "token; no other is read here"
+        )
+
+
+def _shape(config: Settings) -> MDMSMPLConfig:
+    config.choice(f"{_DENOISER}._target_", _TARGETS)
+    whole = {
+        ours: config.value(f"{_DENOISER}.{theirs}", int)
+        for ours, theirs in {
+            "features": "nfeats",
+            "latent_dim": "latent_dim",
+            "ff_size": "ff_size",
+            "num_layers": "num_layers",
+            "num_heads": "num_heads",
+            "num_registers": "nb_registers",
+            "text_dim": "tx_dim",
+        }.items()
+    }
+    return MDMSMPLConfig(**whole)
+
+
+def _schedule(config: Settings, weights: Path, state: Mapping[str, Tensor]) -> ScheduleConfig:
+    """From the configuration, compared with the checkpoint's own table where it has one; raises UserError."""
+    betas = config.choice("diffusion.schedule._target_", _BETAS)
+    steps, offset = config.value("diffusion.timesteps", int), config.value("diffusion.schedule.s", float, 0.008)
+    if not 1 <= steps <= 100_000 or offset != 0.008:
+        raise UserError(
+            f"got {steps} timesteps and s {offset:g} in {config.path}; want a cosine schedule with s 0.008; no other "
+            "is known here"
+        )
+    schedule = ScheduleConfig(betas=betas, timesteps=steps)
+    stored = state.get(_CUMULATIVE)
+    want = torch.from_numpy(alphas_cumprod(schedule))
+    if stored is not None and (stored.shape != want.shape or not torch.allclose(stored.double(), want, atol=1e-5)):
+        raise UserError(
+            f"got {weights}, whose {_CUMULATIVE} are not those of {betas} betas with {steps} timesteps; want the "
+            f"schedule of {config.path}; take both files from one download"
+        )
+    return schedule
+
+
+def _is_table(tensor: Tensor, schedule: ScheduleConfig) -> bool:
+    """Whether it may be one of the schedule's tables, which official buffers are."""
+    return tuple(tensor.shape) == (schedule.timesteps,)
+
+
+def _space(folder: Path, weights: Path, state: Mapping[str, Tensor], data: DataSet, text_dim: int) -> MotionSpace:
+    """Means and deviations of the checkpoint, of the folders where it has none.
+
+    Raises:
+        UserError: they are nowhere, or do not fit.
+    """
+    (mean_D, std_D), (mean_C, std_C) = (
+        _statistics(folder / f"{kind}_stats", weights, state, f"{kind}_normalizer.") for kind in ("motion", "text")
+    )
+    space = space_of(folder / "motion_stats", mean_D, std_D + _STD_EPS, data)
+    try:
+        check_statistics(mean_C, std_C + _STD_EPS, text_dim)
+    except ValueError as error:
+        raise UserError(f"{error} ({folder / 'text_stats'})") from error
+    text = TextStatistics(mean_C, std_C + _STD_EPS)
+    return MotionSpace(space.mean_D, space.std_D, space.fps, space.representation, text)
+
+
+def _statistics(folder: Path, weights: Path, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
+    stored = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if stored.keys() >= {"mean", "std"}:
+        finite_or_refused(weights, stored)
+        return stored["mean"].float(), stored["std"].float()
+    return read_statistics(folder)
