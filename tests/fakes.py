@@ -277,6 +277,11 @@ def bands(job: Job) -> Bands | None:
     return Bands("toy", 20.0, {"energy": Band(-0.3, 0.3, 0.0)}, None) if job.sentinels.bands else None
 
 
+def text_readers(job: Job) -> list[Any]:
+    """Toys read no text."""
+    return []
+
+
 WORKSHOP = Workshop(
     check=check,
     policy=policy,
@@ -288,6 +293,7 @@ WORKSHOP = Workshop(
     weights=weights,
     sentinels=sentinels,
     bands=bands,
+    text_readers=text_readers,
 )
 MEANS = Means(WORKSHOP, evaluate)
 CARELESS = Means(replace(WORKSHOP, policy=careless_policy), evaluate)

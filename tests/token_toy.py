@@ -211,6 +211,7 @@ WORKSHOP = Workshop(
     training=training,
     pool=pool,
     weights=fakes.weights,
+    text_readers=fakes.text_readers,
 )
 MEANS = Means(WORKSHOP, fakes.evaluate)
 

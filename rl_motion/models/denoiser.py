@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rl_motion.config import ScheduleConfig
+from rl_motion.config import ScheduleConfig, UserError
 from rl_motion.models.layers import check_statistics, valid_mask
+from rl_motion.models.text import Form
 from rl_motion.protocols import PredictionType
-from rl_motion.types import Motions, Normalisation, Representation
+from rl_motion.types import MotionForm, Motions, Normalisation, Representation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class MotionSpace:
         fps: frames per second.
         representation: what the features mean.
         text: for models whose text embeddings were normalised too; None for the others.
+        normalisation: whose convention the statistics are.
     """
 
     mean_D: Tensor
@@ -45,6 +47,39 @@ class MotionSpace:
     fps: float = 20.0
     representation: Representation = Representation.HUMANML3D_263
     text: TextStatistics | None = None
+    normalisation: Normalisation = Normalisation.DATASET
+
+    def normalised(self, motions: Motions) -> Motions:
+        """Un-normalised motion by these statistics, exactly 0 beyond the length.
+
+        Raises:
+            UserError: it is normalised already, or of another representation.
+        """
+        self._refuse_other(motions, Normalisation.NONE)
+        return self._kept(motions, (motions.features_BFD - self.mean_D) / self.std_D, self.normalisation)
+
+    def restored(self, motions: Motions) -> Motions:
+        """Un-normalised motion of what these statistics normalised, exactly 0 beyond the length; differentiable.
+
+        Raises:
+            UserError: it is un-normalised, normalised by another convention, or of another representation.
+        """
+        self._refuse_other(motions, self.normalisation)
+        return self._kept(motions, motions.features_BFD * self.std_D + self.mean_D, Normalisation.NONE)
+
+    def _refuse_other(self, motions: Motions, wanted: Normalisation) -> None:
+        want = MotionForm(self.representation, wanted)
+        if motions.form != want:
+            raise UserError(
+                f"got motion as {motions.form}; want {want}; un-normalise it with the statistics that it was normalised "
+                "with, or take those"
+            )
+
+    @staticmethod
+    def _kept(motions: Motions, features_BFD: Tensor, normalisation: Normalisation) -> Motions:
+        valid_BF1 = valid_mask(motions.length_B, features_BFD.shape[1]).unsqueeze(-1)
+        kept_BFD = torch.where(valid_BF1, features_BFD, torch.zeros_like(features_BFD))
+        return replace(motions, features_BFD=kept_BFD, normalisation=normalisation)
 
 
 class MotionDenoiser(nn.Module, ABC):
@@ -84,6 +119,7 @@ class MotionDenoiser(nn.Module, ABC):
         self.prediction_type: PredictionType = prediction_type
         self.schedule = schedule
         self.representation = space.representation
+        self.normalisation = space.normalisation
         self.network = network
         self.features: int = config.features
         self.fps = space.fps
@@ -102,6 +138,11 @@ class MotionDenoiser(nn.Module, ABC):
     def canvas_of(cls, shape: Any) -> int | None:
         """Frames that a network of this shape always works on, whatever the motion's length; None: the motion's own."""
         return None
+
+    @classmethod
+    def reads_text(cls, shape: Any) -> Form:
+        """What a network of this shape reads of a text: which of the text encoder's methods `encode_text` calls."""
+        return "pooled"
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Any:
@@ -127,10 +168,9 @@ class MotionDenoiser(nn.Module, ABC):
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised features, exactly 0 beyond the length; differentiable."""
-        valid_BF1 = valid_mask(length_B, x_BFD.shape[1]).unsqueeze(-1)
-        features_BFD = x_BFD * self.std_D + self.mean_D
-        features_BFD = torch.where(valid_BF1, features_BFD, torch.zeros_like(features_BFD))
-        return Motions(features_BFD, length_B, self.fps, self.representation, Normalisation.NONE)
+        own = self.representation, self.normalisation
+        space = MotionSpace(self.mean_D, self.std_D, self.fps, self.representation, normalisation=self.normalisation)
+        return space.restored(Motions(x_BFD, length_B, self.fps, *own))
 
 
 def check_text_width(condition: Tensor, text_dim: int) -> Tensor:

@@ -20,6 +20,7 @@ from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
 from rl_motion.models.layers import Decoder, Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
 from rl_motion.models.t2m_unet import TextTokens
+from rl_motion.models.text import Form
 from rl_motion.protocols import PredictionType
 
 
@@ -200,6 +201,11 @@ class MDMDenoiser(MotionDenoiser):
         self._text_dim = network.config.text_dim
         self._text_tokens = network.config.text_tokens
         self._text_encoder = text_encoder
+
+    @classmethod
+    def reads_text(cls, shape: MDMConfig) -> Form:
+        """Tokens, or a pooled embedding."""
+        return "tokens" if shape.text_tokens else "pooled"
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | TextTokens:
         """Pooled embeddings [B, text_dim], or tokens [B, M, text_dim], on the model's device.

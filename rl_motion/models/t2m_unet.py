@@ -20,6 +20,7 @@ from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
 from rl_motion.models.layers import Encoder, LayerConfig, valid_mask
 from rl_motion.models.t2m_unet_layers import Text, UNet, UNetConfig
+from rl_motion.models.text import Form
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions
 
@@ -202,6 +203,11 @@ class T2MUnetDenoiser(MotionDenoiser):
     def canvas_of(cls, shape: T2MUnetConfig) -> int | None:
         """`max_frames` where padding is visible, None where frames are masked."""
         return None if shape.mask_frames else shape.max_frames
+
+    @classmethod
+    def reads_text(cls, shape: T2MUnetConfig) -> Form:
+        """A text's own tokens, or those of its padding too."""
+        return "tokens" if shape.mask_tokens else "padded_tokens"
 
     def encode_text(self, texts: Sequence[str]) -> TextTokens:
         """Tokens [B, M, text_dim] of the frozen text encoder, on the model's device.

@@ -2,7 +2,7 @@
 
 A directory holds config, safetensors weights and tokenizer as `save_pretrained` writes them: DistilBERT,
 BERT, XLM-R, CLIP ... are a path away. Nothing is downloaded, no code of the directory is run, nothing is
-unpickled.
+unpickled. What a large encoder says of a text is kept on disk (`rl_motion.models.text_cache`).
 
 Legend: B texts, L tokens, C channels.
 """
@@ -10,41 +10,52 @@ Legend: B texts, L tokens, C channels.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from rl_motion.models import text_cache
 from rl_motion.models.layers import refuse_not_finite
 
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    hidden_LC: Tensor
-    pooled_C: Tensor
+Form = Literal["tokens", "padded_tokens", "pooled"]
+"""What a model reads of a text: the methods of `TextEncoder`."""
+_WHOLE, _PADDED = "whole", "padded"
+"""What is kept of a text: tokens and pooled embedding of one call; or the tokens of a padded one."""
 
 
 class TextEncoder:
-    """A frozen language model; every distinct text is encoded once and kept.
+    """A frozen language model in float32 on the CPU; a text is encoded once and kept.
 
-    Texts are encoded one at a time, without padding, so an embedding does not depend on the texts around it.
+    Texts are encoded one at a time, without padding, so an embedding does not depend on the texts around it. Where what
+    it says is kept on disk, the weights are loaded when the first text is missing there.
 
     Attributes:
-        directory: where the model was read from.
+        directory: where the model is read from.
+        cut: tokens to which a longer text is cut, special ones included; None: it is refused.
         max_tokens: longest text in tokens, special tokens included.
         token_dim: channels of `tokens`.
         pooled_dim: channels of `pooled`.
+        computed: calls of the model so far.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        """Load model and tokenizer.
+    def __init__(self, directory: str | Path, *, cut: int | None = None) -> None:
+        """Read configuration and tokenizer, and, of an encoder of which nothing is kept on disk, the weights.
+
+        Args:
+            directory: of the model.
+            cut: the length that the official code of a motion model cuts texts to: the tokens before it stay, the last
+                one becomes the closing one (OpenAI CLIP's `truncate=True`). MDM: 22; StableMoFusion, MDM-SMPL: 77.
 
         Raises:
             FileNotFoundError: `directory` is not a local model directory.
-            ValueError: weights are missing, which the library would replace by random ones, or are not finite.
+            ValueError: weights are missing, which the library would replace by random ones, or are not finite; or
+                nobody can cut so.
+            UserError: an environment variable of the cache is wrong.
         """
-        from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+        from transformers import AutoConfig, AutoTokenizer, CLIPTextConfig
 
         self.directory = Path(directory)
         if not (self.directory / "config.json").is_file():
@@ -54,19 +65,43 @@ class TextEncoder:
                 "and give its path"
             )
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        config = AutoConfig.from_pretrained(self.directory, **local)
+        config: Any = AutoConfig.from_pretrained(self.directory, **local)
         self._is_clip = config.model_type in ("clip", "clip_text_model")
+        if self._is_clip:  # of a whole CLIP, the half that reads text
+            config = CLIPTextConfig.from_pretrained(self.directory, local_files_only=True)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.directory, **local)
+        self.max_tokens = int(min(self._tokenizer.model_max_length, config.max_position_embeddings))
+        self.token_dim = int(config.hidden_size)
+        self.pooled_dim = int(config.projection_dim) if self._is_clip else self.token_dim
+        if cut is not None and not 2 < cut <= self.max_tokens:
+            raise ValueError(
+                f"got texts to be cut to {cut} tokens; want 3 to {self.max_tokens}, as many as "
+                f"{self.directory.name} reads; correct text_cut, or use the model's own text encoder"
+            )
+        self.cut = cut
+        self.computed = 0
+        self._recent = text_cache.Recent()
+        self._kept = text_cache.open_cache(self.directory, {"cut": cut})
+        if self._kept is None:
+            _ = self._model
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model with its weights."""
+        from transformers import AutoModel, CLIPTextModelWithProjection
+
         model_class: Any = CLIPTextModelWithProjection if self._is_clip else AutoModel
         # A model class of the library itself has no remote code to trust and does not know the option.
-        options = {"local_files_only": True} if self._is_clip else local
+        options = {} if self._is_clip else {"trust_remote_code": False}
         # Loading draws random numbers for weights that a checkpoint lacks: leave the caller's stream alone.
         with _no_progress_bars(), torch.random.fork_rng(devices=[]):
-            self._model, info = model_class.from_pretrained(
+            model, info = model_class.from_pretrained(
                 self.directory,
                 use_safetensors=True,
                 attn_implementation="eager",
                 dtype=torch.float32,
                 output_loading_info=True,
+                local_files_only=True,
                 **options,
             )
         # A BERT's pooler is not used here, and checkpoints of language models lack it.
@@ -75,14 +110,12 @@ class TextEncoder:
             raise ValueError(
                 f"got weights without {missing[:3]} ({len(missing)} in all); want all of them; copy them again"
             )
-        refuse_not_finite(dict(self._model.named_parameters()))
-        self._model.eval().requires_grad_(False)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.directory, **local)
-        model_config = self._model.config
-        self.max_tokens = int(min(self._tokenizer.model_max_length, model_config.max_position_embeddings))
-        self.token_dim = int(model_config.hidden_size)
-        self.pooled_dim = int(model_config.projection_dim) if self._is_clip else self.token_dim
-        self._cache: dict[str, _Encoded] = {}
+        refuse_not_finite(dict(model.named_parameters()))
+        return model.eval().requires_grad_(False)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than it is cut to."""
+        return self.cut is not None and self._all_ids(text).shape[1] > self.cut
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Last hidden states [B, L, token_dim], zero beyond the length, and lengths [B] (int64).
@@ -92,7 +125,7 @@ class TextEncoder:
         Raises:
             ValueError: a text has more tokens than the model reads, or there are no texts.
         """
-        rows = [self._encode(text).hidden_LC for text in _some(texts)]
+        rows = [self._encoded(text, _WHOLE)["hidden_LC"] for text in _some(texts)]
         length_B = torch.tensor([len(row) for row in rows])
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), length_B
 
@@ -100,12 +133,12 @@ class TextEncoder:
         """Last hidden states [B, max_tokens, token_dim], of the padding too, whose token ids are 0.
 
         What CLIP's own code feeds on: its tokenizer pads with 0, and its attention is causal, so that padding changes
-        no token before it. Not kept: at CLIP's size a text is 158 kB.
+        no token before it.
 
         Raises:
             ValueError: a text has more tokens than the model reads, or there are no texts.
         """
-        hidden = {text: self._padded(text) for text in dict.fromkeys(_some(texts))}
+        hidden = {text: self._encoded(text, _PADDED)["hidden_LC"] for text in dict.fromkeys(_some(texts))}
         return torch.stack([hidden[text] for text in texts])
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
@@ -117,17 +150,36 @@ class TextEncoder:
         Raises:
             ValueError: a text has more tokens than the model reads, or there are no texts.
         """
-        return torch.stack([self._encode(text).pooled_C for text in _some(texts)])
+        return torch.stack([self._encoded(text, _WHOLE)["pooled_C"] for text in _some(texts)])
 
-    def _padded(self, text: str) -> Tensor:
-        ids = self._ids(text)
-        ids = torch.nn.functional.pad(ids, (0, self.max_tokens - ids.shape[1]))
+    def _encoded(self, text: str, form: str) -> dict[str, Tensor]:
+        """What is kept of a text: from memory, from disk, or computed now."""
+        found = self._recent.get(text, form)
+        if found is not None:
+            return found
+        found = self._kept.get(text, form) if self._kept else None
+        if found is None:
+            found = self._encode(self._ids(text), form)
+            if self._kept:
+                self._kept.put(text, form, found)
+        self._recent.put(text, form, found)
+        return found
+
+    def _encode(self, ids: Tensor, form: str) -> dict[str, Tensor]:
+        if form == _PADDED:
+            ids = torch.nn.functional.pad(ids, (0, self.max_tokens - ids.shape[1]))
+        self.computed += 1
         with torch.no_grad():
-            hidden_LC: Tensor = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
-        return hidden_LC
+            output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        hidden_LC = output.last_hidden_state[0]
+        if form == _PADDED:
+            return {"hidden_LC": hidden_LC}
+        return {"hidden_LC": hidden_LC, "pooled_C": output.text_embeds[0] if self._is_clip else hidden_LC.mean(dim=0)}
 
     def _ids(self, text: str) -> Tensor:
-        ids: Tensor = self._tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
+        ids = self._all_ids(text)
+        if self.cut is not None and ids.shape[1] > self.cut:
+            return torch.cat([ids[:, : self.cut - 1], ids[:, -1:]], dim=1)
         if ids.shape[1] > self.max_tokens:
             raise ValueError(
                 f"got a text of {ids.shape[1]} tokens ({text[:60]!r}...); want at most "
@@ -135,15 +187,9 @@ class TextEncoder:
             )
         return ids
 
-    def _encode(self, text: str) -> _Encoded:
-        if text not in self._cache:
-            ids = self._ids(text)
-            with torch.no_grad():
-                output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            hidden_LC = output.last_hidden_state[0]
-            pooled_C = output.text_embeds[0] if self._is_clip else hidden_LC.mean(dim=0)
-            self._cache[text] = _Encoded(hidden_LC, pooled_C)
-        return self._cache[text]
+    def _all_ids(self, text: str) -> Tensor:
+        ids: Tensor = self._tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
+        return ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def check_prompts(checkpoints: Sequence[Path], prompts: Sequence[Prompt]) -> Non
                     f"{path.name} reads; shorten it"
                 )
         encoder = text_encoder_of(path, _config(path))
-        found = _read_by(encoder, [prompt.text for prompt in prompts])
+        found = _read_by(path, [prompt.text for prompt in prompts])
         for text, tokens in found.long.items():
             raise UserError(
                 f"got a prompt of {tokens} tokens ({text[:60]!r}...); want at most {found.limit}, which is what "
@@ -115,7 +115,7 @@ def readable(
     kept, reasons = source.prompts, Counter[str]()
     for path in checkpoints:
         encoder, frames = text_encoder_of(path, _config(path)), _max_frames(path) if source.rows else MAX_FRAMES
-        found = _read_by(encoder, [prompt.text for prompt in kept])
+        found = _read_by(path, [prompt.text for prompt in kept])
         why = {
             prompt.id: TOO_LONG if prompt.length > frames else TOO_MANY if prompt.text in found.long else UNKNOWN
             for prompt in kept
@@ -143,7 +143,7 @@ def examined(job: Job, split: str) -> list[Prompt]:
     kept = prompts(split, frame_rate(job))
     for path in checkpoints(job).values():
         frames = _max_frames(path)
-        found = _read_by(text_encoder_of(path, _config(path)), [prompt.text for prompt in kept])
+        found = _read_by(path, [prompt.text for prompt in kept])
         kept = [prompt for prompt in kept if prompt.length <= frames and prompt.text not in found.long]
         if _reads_one_length(path):
             [(usual, _)] = Counter(prompt.length for prompt in kept).most_common(1) or [(0, 0)]
@@ -274,17 +274,19 @@ def _of_shape(path: Path, ask: Callable[[Any], T]) -> T:
 
 
 class _Reading(NamedTuple):
-    """What an encoder makes of texts: the tokens that it reads, how many those have that have more, and the texts of
-    which it knows no word."""
+    """What a checkpoint's encoder makes of texts: the tokens that it reads, how many those have that have more and are
+    not cut, and the texts of which it knows no word."""
 
     limit: int
     long: dict[str, int]
     unknown: set[str]
 
 
-def _read_by(encoder: Path, texts: Sequence[str]) -> _Reading:
+def _read_by(path: Path, texts: Sequence[str]) -> _Reading:
     from transformers import AutoConfig, AutoTokenizer
 
+    config = _config(path)
+    encoder = text_encoder_of(path, config)
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
@@ -297,7 +299,7 @@ def _read_by(encoder: Path, texts: Sequence[str]) -> _Reading:
     known = _known(tokenizer, {token for ids in found.values() for token in ids})
     return _Reading(
         limit,
-        {text: len(ids) for text, ids in found.items() if len(ids) > limit},
+        {text: len(ids) for text, ids in found.items() if len(ids) > limit and config.text_cut is None},
         {text for text, ids in found.items() if known.isdisjoint(ids)},
     )
 

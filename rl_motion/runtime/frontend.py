@@ -14,7 +14,7 @@ from rich.console import Console
 from rl_motion.config import Job, RunFault, UserError
 from rl_motion.prompts.pool import PromptPool
 from rl_motion.rewards.of_job import RewardFiles, read_files
-from rl_motion.runtime import loop, opening
+from rl_motion.runtime import loop, opening, text_features
 from rl_motion.runtime.backend import make_backend
 from rl_motion.runtime.build import Workshop, seen_by
 from rl_motion.runtime.commit import LEARNER_FILE
@@ -156,6 +156,8 @@ def _train(held: Run, console: Console) -> RewardFiles:
     # Read once: what is hashed here is what every worker runs.
     files = read_files(job)
     held.rest_on(pool.sha256, MEANS.workshop.weights(job) | files.sha256, units_sha256(examined))
+    prompts = [*pool.prompts, *(prompt for source in validation.values() for prompt in source)]
+    text_features.fill(job, MEANS.workshop, prompts, console)
     with (
         closing(make_backend(job, MEANS.workshop.carrying(files))) as backend,
         watching_run(held.folder, job, backend, held.iterations or 0, held.mlflow_behind) as watcher,

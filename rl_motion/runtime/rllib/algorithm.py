@@ -14,8 +14,10 @@ from ray.air.constants import TRAINING_ITERATION
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.tune.result import DONE
+from rich.console import Console
 
 from rl_motion.config import RunFault, UserError
+from rl_motion.runtime import text_features
 from rl_motion.runtime.reward_metrics import reward_metrics
 from rl_motion.runtime.rllib.config import DDPOConfig
 from rl_motion.runtime.rllib.runner import Answer, Sampled
@@ -63,6 +65,7 @@ class DDPO(Algorithm):
                 "change it, or run the job with rl-motion train"
             )
         self._pool = workshop.pool(self._job)
+        text_features.fill(self._job, workshop, self._pool.prompts, Console(stderr=True))
         super().setup(config)
 
     def training_step(self) -> None:
