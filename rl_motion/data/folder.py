@@ -31,6 +31,7 @@ from rl_motion.motion.skeleton import JOINT_NAMES
 from rl_motion.prompts.pool import make_prompt
 from rl_motion.types import Prompt
 
+ARRAYS, LINES = "joints.npz", "clips.jsonl"
 LEAST_FRAMES = 20
 """Of a clip, one second: less shows no action."""
 FLAGS = ("spike", "tpose", "static", "feet")
@@ -53,7 +54,8 @@ CATEGORIES: tuple[tuple[str, str], ...] = (
 OTHER = "other"
 SHARES = {"test": 1 / 3, "val": 0.1}
 """Of the trials of a category; the rest trains."""
-_SIDED = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)", re.IGNORECASE)
+SIDED = re.compile(r"\b(left|right|(counter|anti)?-?clockwise)", re.IGNORECASE)
+"""What says something else of the mirror image."""
 _LEFT = [index for index, name in enumerate(JOINT_NAMES) if name.startswith("left_")]
 _RIGHT = [index for index, name in enumerate(JOINT_NAMES) if name.startswith("right_")]
 
@@ -97,7 +99,23 @@ def read_folder(folder: str | Path) -> MotionFolder:
     Raises:
         UserError: one is missing or broken, they do not belong together, or no clip can be used.
     """
-    arrays_path, lines_path = Path(folder) / "joints.npz", Path(folder) / "clips.jsonl"
+    arrays_path, lines_path = Path(folder) / ARRAYS, Path(folder) / LINES
+    found = [clip for _, clip in read_clips(folder)]
+    clips = tuple(clip for clip in found if isinstance(clip, Clip))
+    left_out = Counter(clip for clip in found if isinstance(clip, str))
+    if not clips:
+        raise UserError(f"got {folder}, of whose clips none can be used ({dict(left_out)}); want some; mend them")
+    digest = hashlib.sha256(arrays_path.read_bytes() + lines_path.read_bytes()).hexdigest()
+    return MotionFolder(clips, dict(sorted(left_out.items())), digest)
+
+
+def read_clips(folder: str | Path) -> Iterator[tuple[str, Clip | str]]:
+    """Every clip with its name, in the order of the files; of one that cannot be used, why.
+
+    Raises:
+        UserError: a file is missing or broken, or they do not belong together.
+    """
+    arrays_path, lines_path = Path(folder) / ARRAYS, Path(folder) / LINES
     joints, offsets, names = _arrays(arrays_path)
     rows = list(_lines(lines_path))
     if [row["name"] for row in rows] != names:
@@ -105,17 +123,8 @@ def read_folder(folder: str | Path) -> MotionFolder:
             f"got {lines_path} with {len(rows)} clips and {arrays_path} with {len(names)}, or in another order; want "
             "line i to be names[i]; write both together"
         )
-    clips, left_out = [], Counter[str]()
     for row, first, last in zip(rows, offsets[:-1], offsets[1:], strict=True):
-        clip = _clip(row, joints[first:last])
-        if isinstance(clip, Clip):
-            clips.append(clip)
-        else:
-            left_out[clip] += 1
-    if not clips:
-        raise UserError(f"got {folder}, of whose clips none can be used ({dict(left_out)}); want some; mend them")
-    digest = hashlib.sha256(arrays_path.read_bytes() + lines_path.read_bytes()).hexdigest()
-    return MotionFolder(tuple(clips), dict(sorted(left_out.items())), digest)
+        yield row["name"], _clip(row, joints[first:last])
 
 
 def category(texts: Sequence[str]) -> str:
@@ -327,7 +336,7 @@ def _clip(row: Mapping[str, Any], joints_FJ3: NDArray[np.float32]) -> Clip | str
     except ValueError:
         return "a bone of length zero"
     mirrored = _usable(row.get("captions_mirrored", []))
-    if not mirrored and not any(_SIDED.search(text) for text in captions):
+    if not mirrored and not any(SIDED.search(text) for text in captions):
         mirrored = captions
     return Clip(row["name"], row["trial"], row.get("cmu_desc", ""), captions, mirrored, joints_FJ3)
 
