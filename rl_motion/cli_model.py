@@ -24,7 +24,7 @@ _SHOWN = 12
 
 @model.command()
 def inspect(path: PathArgument) -> None:
-    """Say what a checkpoint is: StableMoFusion, MDM, MDM-SMPL, the project's own, or an adapter.
+    """Say what a checkpoint is: StableMoFusion, MDM, MDM-SMPL, TMR, Guo's evaluator, the project's own, an adapter.
 
     Shows the network, the data set and how it was normalised, the schedule, what is predicted, the official sampler,
     what happens to padding, the text encoder it needs, and tensors that are missing or that nobody reads. Nothing in
@@ -54,7 +54,15 @@ def convert(
         typer.Option(
             "--stats",
             metavar="DIR",
-            help="Where Mean.npy and Std.npy of the data set are, for checkpoints that do not bring their own (MDM).",
+            help="A folder of mean and std, for checkpoints that do not bring their own: of MDM, the data set's folder.",
+        ),
+    ] = None,
+    glove: Annotated[
+        Path | None,
+        typer.Option(
+            "--glove",
+            metavar="DIR",
+            help="The glove/ folder of Guo et al.'s evaluator, where it is not in its place above the checkpoint.",
         ),
     ] = None,
     out: Annotated[
@@ -69,7 +77,7 @@ def convert(
         from rl_motion.models.official import Sources
         from rl_motion.models.official.convert import convert as run
 
-        done = run(path, Sources(text_encoder, stats), out or Path("models") / _name(path))
+        done = run(path, Sources(text_encoder, stats, glove), out or Path("models") / _name(path))
         folder = shlex.quote(_shown(done.folder))
         lines = [f"checkpoint:   {_shown(done.folder)} ({done.inspection.what})"]
         if done.text_encoder is not None:
@@ -93,7 +101,8 @@ def _lines(inspection: Inspection, path: Path) -> list[str]:
     width = max(map(len, facts))
     lines = [inspection.what, *(f"  {label:<{width}}  {value}" for label, value in facts.items())]
     lines += [f"note: {note}" for note in inspection.notes]
-    return [*lines, f"next: rl-motion model convert {shlex.quote(str(path))} --text-encoder DIR (--help says more)"]
+    options = " ".join(f"{option} DIR" for option in inspection.options)
+    return [*lines, f"next: rl-motion model convert {shlex.quote(str(path))} {options}".rstrip()]
 
 
 def _names(names: tuple[str, ...]) -> str:

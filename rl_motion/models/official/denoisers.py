@@ -60,7 +60,7 @@ class Found:
         text_cut: tokens, special ones included, to which the official code cuts a longer text; None: to none.
         weights: the file of the tensors, for messages.
         tensors: of the network under official names, without what is known to be left out.
-        facts, notes: for `Inspection`.
+        facts, notes, options: for `Inspection`.
     """
 
     what: str
@@ -74,6 +74,7 @@ class Found:
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--text-encoder",)
 
     def inspection(self) -> Inspection:
         """What it is, and what is missing and extra.
@@ -91,6 +92,7 @@ class Found:
             tuple(sorted(want.keys() - self.tensors.keys())),
             tuple(sorted(self.tensors.keys() - want.keys())),
             self.notes,
+            self.options,
         )
 
     def write(self, folder: Path, space: MotionSpace, text_encoder: str) -> None:

@@ -22,6 +22,7 @@ class Inspection:
         extra: names of tensors that the file has and nobody reads; what is known to be left out (CLIP, optimiser,
             tables) is no extra.
         notes: whole sentences: what to look out for.
+        options: what `rl-motion model convert` must be given for it.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Inspection:
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("--text-encoder",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,12 @@ class Sources:
     Attributes:
         text_encoder: a local Hugging Face directory; the converted `config.json` names it by its last component.
         stats: a folder with the mean and deviation that the model's data were normalised with.
+        glove: the folder of word vectors of Guo et al.'s evaluator.
     """
 
     text_encoder: Path | None = None
     stats: Path | None = None
+    glove: Path | None = None
 
     def text_encoder_name(self, wanted: str) -> str:
         """The name of the text encoder's directory, for `CheckpointConfig.text_encoder`.

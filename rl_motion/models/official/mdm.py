@@ -115,7 +115,8 @@ def _found(path: Path) -> Found:
         "predicts": "sample",
         "official sampler": f"ancestral, all {schedule.timesteps} steps, "
         + ("guidance 2.5; unconditional: a zero vector before embed_text" if guided else "no guidance"),
-        "text encoder": f"{title}, {'all token states' if shape.text_tokens else 'pooled; captions cut to 20 tokens and 2'}",
+        "text encoder": f"{title}, "
+        + ("all token states" if shape.text_tokens else "pooled; captions cut to 20 tokens, start and end beside them"),
         "licence": "MIT (code)",
     }
     return Found(
@@ -129,6 +130,7 @@ def _found(path: Path) -> Found:
         weights=weights,
         tensors=tensors,
         facts=facts,
+        options=("--text-encoder", "--stats"),
     )
 
 

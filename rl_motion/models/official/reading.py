@@ -54,7 +54,11 @@ class Stub:
         """Forget elements."""
 
 
-class _TensorsOnly(pickle.Unpickler):
+# The one of Python: the other makes room for as many objects as a file says that it will remember.
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _TensorsOnly(_PythonUnpickler):  # type: ignore[misc]
     """Tensors and plain containers; a Stub for everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
