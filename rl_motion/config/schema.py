@@ -93,14 +93,16 @@ class PolicyConfig(Section):
 
 
 class PromptsConfig(Section):
-    """Where prompts come from, with weights: pools that `rl-motion prompts build` made (their folders), splits of the
-    embedded world, or text files."""
+    """Where prompts come from, with weights: pools that `rl-motion prompts build` made (their folders), data sets that
+    `rl-motion data import` made (their folders), splits of the embedded world, or text files."""
 
     sources: dict[str, Weight] = {"target/train": 1.0, "source/train": 1.0}
-    """Of a pool its `train` rows that nobody rejected; of the embedded world train splits only."""
+    """Of a pool its `train` rows that nobody rejected; of a data set the captions of `train`, each as long as its
+    motion; of the embedded world train splits only."""
     validation: dict[str, Weight] = {"target/val": 1.0}
     """Where `evaluation.validate_every` takes its prompts from, which share none with `sources`: of a pool its `val`
-    rows that nobody rejected; val splits, text files."""
+    rows that nobody rejected; of a data set the captions of `val` that are worded as none of `train`; val splits, text
+    files."""
     default_length: Many = 40
     """Frames, for prompts that come without a length."""
     curriculum: Literal["uniform", "difficulty", "signal"] = "uniform"

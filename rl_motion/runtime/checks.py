@@ -98,7 +98,8 @@ def readable(
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts whose texts the encoders of all these checkpoints read whole, in order, and why others are set aside.
 
-    Of a pool, which knows nothing of the job's model, prompts of more frames than a checkpoint reads are set aside too.
+    Of a pool or a data set, which know nothing of the job's model, prompts of more frames than a checkpoint reads are
+    set aside too.
 
     Args:
         checkpoints: that read prompts.
@@ -114,7 +115,7 @@ def readable(
     """
     kept, reasons = source.prompts, Counter[str]()
     for path in checkpoints:
-        encoder, frames = text_encoder_of(path, _config(path)), _max_frames(path) if source.rows else MAX_FRAMES
+        encoder, frames = text_encoder_of(path, _config(path)), _max_frames(path) if source.any_length else MAX_FRAMES
         found = _read_by(path, [prompt.text for prompt in kept])
         why = {
             prompt.id: TOO_LONG if prompt.length > frames else TOO_MANY if prompt.text in found.long else UNKNOWN

@@ -1,5 +1,5 @@
-"""What a source of prompts is: a pool, a split of the embedded world or a text file; and what training, and validation,
-may take from it."""
+"""What a source of prompts is: a pool, a data set, a split of the embedded world or a text file; and what training, and
+validation, may take from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from rl_motion.config import UserError
+from rl_motion.data.datasets.captions import caption_prompts, is_dataset, texts_file
 from rl_motion.data.names import SPLIT
 from rl_motion.prompts import table
 from rl_motion.prompts.pool import read_prompts
@@ -21,10 +22,14 @@ _USES: Mapping[Use, str] = {"train": "training", "val": "validation"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """prompts: for this use. rows: of a pool, those of `prompts`, by prompt id; else empty."""
+    """prompts: for this use. rows: of a pool, those of `prompts`, by prompt id; else empty.
+
+    any_length: it was made for no model in particular: prompts of more frames than the job's reads are no mistake.
+    """
 
     prompts: list[Prompt]
     rows: Mapping[str, table.Row] = field(default_factory=dict)
+    any_length: bool = False
 
 
 _newest: dict[tuple[Path, Use], Mapping[str, table.Row]] = {}
@@ -43,14 +48,15 @@ def read_source(name: str, use: Use, default_length: int, fps: float) -> Source:
         fps: of the model, in whose frames a split's lengths are given. Files and pools count the model's own.
 
     Raises:
-        UserError: it is no pool, no split for this use and no readable file of prompts, or has nothing for this use.
+        UserError: it is no pool, no data set, no split for this use and no readable file of prompts, or has nothing for
+            this use.
     """
     split = SPLIT.fullmatch(name)
     if split is not None:
         if split[2] != use:
             raise UserError(
-                f"{_KEYS[use]}: got {name!r}, which is not for {_USES[use]}; want a pool, a {use} split or a text "
-                f"file; use {split[1]}/{use}"
+                f"{_KEYS[use]}: got {name!r}, which is not for {_USES[use]}; want a pool, a data set, a {use} split "
+                f"or a text file; use {split[1]}/{use}"
             )
         from rl_motion.data.worlds import prompts
 
@@ -59,6 +65,8 @@ def read_source(name: str, use: Use, default_length: int, fps: float) -> Source:
         found = _of_pool(name, use)
         _newest[Path(name).absolute(), use] = found.rows
         return found
+    if is_dataset(name):
+        return Source(caption_prompts(name, use, fps), any_length=True)
     return Source(read_prompts(name, default_length, [f"source/{use}", f"target/{use}"]))
 
 
@@ -71,7 +79,9 @@ def take_rows(name: str, use: Use) -> Mapping[str, table.Row]:
 
 
 def file_of(name: str) -> str:
-    """The one file that holds a source that is no split: of a pool prompts.parquet, whatever lies beside it."""
+    """The one file that holds a source that is no split: of a pool prompts.parquet, of a data set texts.parquet."""
+    if is_dataset(name):
+        return str(PurePosixPath(name) / texts_file(name).name) if Path(name).is_dir() else name
     return str(PurePosixPath(name) / table.FILE) if Path(name).is_dir() and table.is_pool(name) else name
 
 
@@ -84,4 +94,4 @@ def _of_pool(name: str, use: Use) -> Source:
             "want one at least; build it from more captions, or name another source"
         )
     wanted = {prompt.id for prompt in found}
-    return Source(found, {row.id: row for row in pool.rows if row.id in wanted})
+    return Source(found, {row.id: row for row in pool.rows if row.id in wanted}, any_length=True)

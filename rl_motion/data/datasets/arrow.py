@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from rl_motion.config import UserError
 from rl_motion.tracking.files import sync_folder
@@ -28,6 +28,8 @@ MAPS = "_arrow"
 """Folder of the Arrow files, in the data set's own; Arrow and Parquet readers pass over names that begin with `_`."""
 KEY = b"rl_motion.dataset"
 """Of a Parquet file's metadata: version, representation and frames per second, as JSON."""
+VERSION: Literal[1] = 1
+MOST_FPS = 1000
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _CHUNK = 1 << 20
 
@@ -100,6 +102,25 @@ def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Tabl
         refuse(path, f"which cannot be read ({_first_line(error)})")
     _check_whole(path, table)
     return table
+
+
+def fps_of(path: Path) -> float:
+    """Frames per second of a Parquet file of a data set.
+
+    Raises:
+        UserError: it is none, or of another version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        said = json.loads((pq.read_schema(path).metadata or {}).get(KEY, b"null"))
+        version, fps = said["version"], float(said["fps"])
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        refuse(path, f"which says nothing of its frames per second ({_first_line(error)})")
+    if version != VERSION or not 0 < fps <= MOST_FPS:
+        refuse(path, f"of version {str(version)[:40]}, {fps:g} frames a second")
+    return fps
 
 
 def row_groups(path: Path) -> list[int]:

@@ -24,7 +24,6 @@ from rl_motion.tracking.files import read_whole
 from rl_motion.types import Representation
 
 FILE, TEXTS, STATISTICS, REPORT = "dataset.json", "texts.parquet", "statistics.safetensors", "report.json"
-VERSION: Literal[1] = 1
 _MOST_BYTES = 1 << 28
 """Of dataset.json and report.json."""
 
@@ -65,7 +64,7 @@ class DatasetInfo(_Value):
     version: Literal[1]
     name: Annotated[str, Field(min_length=1, max_length=255)]
     representation: Representation
-    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+    fps: Annotated[float, Field(gt=0, le=arrow.MOST_FPS, allow_inf_nan=False)]
     joints: _Count
     kind: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
     splits: dict[Annotated[str, Field(pattern=f"^{SPLIT_NAME.pattern}$")], SplitInfo]
@@ -273,9 +272,9 @@ def read_info(directory: Path) -> DatasetInfo:
             f"got {directory}, which holds no {FILE}; want a data set; make one: rl-motion data import PATH --out DIR"
         )
     content = _read_json(path)
-    if isinstance(content, dict) and content.get("version") != VERSION:
+    if isinstance(content, dict) and content.get("version") != arrow.VERSION:
         raise UserError(
-            f"{path}: got version {str(content.get('version'))[:40]}; want {VERSION}; import the data again, or "
+            f"{path}: got version {str(content.get('version'))[:40]}; want {arrow.VERSION}; import the data again, or "
             "install the rl-motion that wrote it"
         )
     try:

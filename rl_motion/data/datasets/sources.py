@@ -5,7 +5,7 @@ A reader never ends because of one bad file: it tells of it in a `FileReport` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,15 @@ class BadFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says of how to read; a kind passes over what does not concern it."""
+    """What the command line says of how to read; a kind passes over what does not concern it.
+
+    names: a map of joint names (`motion/formats/names.py`). fps: of motion whose file does not tell. mirrored: with the
+    mirror image of every clip of which is told what it shows.
+    """
+
+    names: Path | None = None
+    fps: float | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,8 @@ class Source:
     """What a reader found.
 
     statistics: that come with the data; None: they are computed from its train split. total: clips and reports that
-    `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for.
+    `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for. pages: files
+    to lie beside the data, by name; asked for after the last entry.
     """
 
     representation: Representation
@@ -44,6 +53,7 @@ class Source:
     entries: Iterator[Clip | FileReport]
     total: int | None = None
     statistics: Statistics | None = None
+    pages: Callable[[], Mapping[str, bytes]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

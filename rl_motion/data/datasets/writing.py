@@ -32,7 +32,6 @@ from rl_motion.data.datasets.dataset import (
     REPORT,
     STATISTICS,
     TEXTS,
-    VERSION,
     Dataset,
     DatasetInfo,
     PartInfo,
@@ -84,7 +83,7 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
         raise ValueError(f"statistics: {fault}")
     refuse_existing(directory)
     with _appearing(directory) as folder:
-        about = {"version": VERSION, "representation": str(representation), "fps": fps}
+        about = {"version": arrow.VERSION, "representation": str(representation), "fps": fps}
         writer = _Writer(folder, features_D, about)
         for entry in entries:
             writer.add(entry)
@@ -102,7 +101,7 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
                 "deviation are computed; bring them, or the data's own mean and deviation"
             )
         info = DatasetInfo(
-            version=VERSION,
+            version=arrow.VERSION,
             name=name or directory.absolute().name,
             representation=representation,
             fps=fps,
@@ -117,7 +116,9 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
         )
         known = statistics if statistics is not None else writer.statistics.result(representation)
         write_synced(folder / STATISTICS, statistics_bytes(known))
-        write_synced(folder / REPORT, _json({"version": VERSION, "files": [asdict(one) for one in writer.reports]}))
+        write_synced(
+            folder / REPORT, _json({"version": arrow.VERSION, "files": [asdict(one) for one in writer.reports]})
+        )
         write_synced(folder / FILE, _json(info.model_dump(mode="json")))
         sync_folder(folder)
     return Dataset.open(directory)

@@ -1,0 +1,67 @@
+"""A data set's captions as prompts: all that post-training reads of it. texts.parquet is enough, no motion is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from rl_motion.config import UserError
+from rl_motion.data.datasets import arrow
+from rl_motion.data.datasets.dataset import TEXTS
+from rl_motion.data.folder import wording
+from rl_motion.prompts.pool import MAX_FRAMES, make_prompt
+from rl_motion.types import Prompt
+
+
+def is_dataset(path: str | Path) -> bool:
+    """Whether this is a data set's folder, or its texts.parquet: the part that holds captions."""
+    return texts_file(path).is_file() and (Path(path).is_dir() or Path(path).name == TEXTS)
+
+
+def texts_file(path: str | Path) -> Path:
+    """The captions of a data set that is named by its folder, or by this file."""
+    return Path(path) / TEXTS if Path(path).is_dir() else Path(path)
+
+
+def caption_prompts(path: str | Path, split: str, fps: float) -> list[Prompt]:
+    """The captions of a split's clips as prompts, each once for every length that a clip with it has.
+
+    Of `val` those alone that are worded as no caption of `train`: people say 'a person walks forward' of many motions.
+
+    Args:
+        path: the data set's folder, or its texts.parquet.
+        split: `train` or `val`; what is held out is nobody's prompt.
+        fps: of the model: lengths are so many of its frames, rounded up.
+
+    Raises:
+        UserError: the file cannot be read, or has nothing for this split.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"got the split {split!r}, want train or val: others are for evaluation")
+    file = texts_file(path)
+    own_fps = arrow.fps_of(file)
+    table = arrow.read_columns(file, arrow.texts_schema(), ("split", "frames", "caption"))
+    columns = [table.column(name).to_pylist() for name in ("split", "frames", "caption")]
+    rows = list(zip(*columns, strict=True))
+    trained = {wording(text) for of, _, text in rows if of == "train"} if split == "val" else set()
+    wanted = ((text, frames) for of, frames, text in rows if of == split and wording(text) not in trained)
+    found = _prompts(file, wanted, fps / own_fps)
+    if not found:
+        raise UserError(
+            f"got the data set {path}, which has no caption in its split {split!r}"
+            f"{' that is worded as none of train' if trained else ''}; want one at least; name another source"
+        )
+    return found
+
+
+def _prompts(file: Path, rows: Iterable[tuple[str, int]], per_frame: float) -> list[Prompt]:
+    found: dict[str, Prompt] = {}
+    for text, frames in rows:
+        length = math.ceil(frames * per_frame - 1e-6)
+        try:
+            prompt = make_prompt(text, min(length, MAX_FRAMES))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+        found.setdefault(prompt.id, prompt)
+    return list(found.values())
