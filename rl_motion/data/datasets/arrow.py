@@ -13,8 +13,10 @@ import fcntl
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -155,26 +157,28 @@ class Mapped:
             UserError: it is broken, or is not the file that was written.
             OSError: there is no room for the map.
         """
-        self._path, self._sha256, self._schema, self._names = path, sha256, schema, list(names)
+        import pyarrow as pa
+
+        self._path, self._sha256, self._schema = path, sha256, schema
+        self._own = pa.schema([schema.field(name) for name in names])
         self._rows = row_groups(path)
-        self._starts: list[int] = [0]
-        for rows in self._rows:
-            self._starts.append(self._starts[-1] + rows)
+        self._starts = [0, *accumulate(self._rows)]
         self._file = self._open()
         self._batches: dict[int, Any] = {}
 
-    def __len__(self) -> int:
-        """Rows."""
-        return self._starts[-1]
-
     def batch_of(self, row: int) -> tuple[pa.RecordBatch, int]:
-        """The batch that holds a row, and the row's place in it."""
-        from bisect import bisect_right
+        """The batch that holds a row, and the row's place in it; raises UserError where the map is damaged."""
+        import pyarrow as pa
 
         number = bisect_right(self._starts, row) - 1
         if number not in self._batches:
-            batch = self._file.get_batch(number)
-            batch.validate()
+            try:
+                batch = self._file.get_batch(number)
+                batch.validate()
+            except (pa.ArrowException, OSError) as error:
+                self._refuse_map(_first_line(error))
+            if batch.num_rows != self._rows[number]:
+                self._refuse_map(f"{batch.num_rows} rows in batch {number}")
             self._batches[number] = batch
         return self._batches[number], row - self._starts[number]
 
@@ -186,11 +190,17 @@ class Mapped:
             path = self._made(fresh)
             try:
                 file = pa.ipc.open_file(pa.memory_map(str(path)))
-                if file.num_record_batches == len(self._rows):
+                if file.schema.equals(self._own) and file.num_record_batches == len(self._rows):
                     return file
             except (pa.ArrowException, OSError):
                 continue
-        refuse(self._path, "whose map cannot be read")
+        self._refuse_map("it was just written")
+
+    def _refuse_map(self, why: str) -> NoReturn:
+        raise UserError(
+            f"got the map of {self._path}, which cannot be read ({why}); want one that belongs to it; remove the folder "
+            f"{MAPS} beside it, it is made again"
+        )
 
     def _made(self, fresh: bool) -> Path:
         """The file of the map: beside the Parquet file, or in the user's cache where nothing may be written there."""
@@ -218,16 +228,15 @@ class Mapped:
         if sha256_of(self._path) != self._sha256:
             refuse(self._path, "which is not the file that was written (its sha256 is another)")
         partial = target.with_name(f"{target.name}.partial")
-        schema = pa.schema([self._schema.field(name) for name in self._names])
         try:
             with pq.ParquetFile(self._path, page_checksum_verification=True) as file:
                 _check_schema(self._path, file.schema_arrow, self._schema)
-                with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+                with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, self._own) as out:
                     for number in range(file.num_row_groups):
-                        table = file.read_row_group(number, self._names, use_threads=False)
+                        table = file.read_row_group(number, self._own.names, use_threads=False)
                         _check_whole(self._path, table)
-                        batches = table.cast(schema).combine_chunks().to_batches()
-                        out.write_batch(batches[0])
+                        for batch in table.cast(self._own).combine_chunks().to_batches():
+                            out.write_batch(batch)
             descriptor = os.open(partial, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -303,7 +303,10 @@ def _appearing(directory: Path) -> Iterator[Path]:
     """
     parent = directory.absolute().parent
     made = missing_folders(parent)
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"got {directory}, whose parent is no folder; want a new place; choose one") from None
     for left in parent.glob(f".{_escaped(directory.name)}.*.partial"):
         _remove_unlocked(left)
     folder = parent / f".{directory.name}.{os.getpid()}.partial"
