@@ -94,7 +94,7 @@ class TextEncoder:
         # A model class of the library itself has no remote code to trust and does not know the option.
         options = {} if self._is_clip else {"trust_remote_code": False}
         # Loading draws random numbers for weights that a checkpoint lacks: leave the caller's stream alone.
-        with _no_progress_bars(), torch.random.fork_rng(devices=[]):
+        with _silence(), torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
                 self.directory,
                 use_safetensors=True,
@@ -250,22 +250,27 @@ def create_tiny_bert(captions: Iterable[str], directory: str | Path, config: Tin
                 pad_token_id=vocabulary["[PAD]"],
             )
         )
-    with _no_progress_bars():
+    with _silence():
         bert.save_pretrained(directory)
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Reading a few hundred kB is no news to the user, least of all once per worker."""
+def _silence() -> Iterator[None]:
+    """Reading weights is no news to the user, least of all once per worker, nor is that a CLIP can see, too.
+
+    What is missing is said by `TextEncoder` itself.
+    """
     from transformers.utils import logging as module
 
     logging: Any = module  # its functions are untyped
 
-    was_enabled = logging.is_progress_bar_enabled()
+    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
 

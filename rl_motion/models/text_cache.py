@@ -183,8 +183,8 @@ class TextCache:
             )
         self._unlooked += len(content)
         if self._unlooked >= self._bound // 20:
-            self._unlooked = 0
-            make_room(self._folder, self._bound)
+            self._unlooked = len(content)
+            make_room(self._folder, self._bound - self._bound // 20)  # enough until it is looked at again
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
