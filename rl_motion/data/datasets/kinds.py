@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rl_motion.config import UserError
 from rl_motion.config.errors import nearest
-from rl_motion.data.datasets import humanml3d
+from rl_motion.data.datasets import humanml3d, motion_files
 from rl_motion.data.datasets.sources import Kind
 
 KINDS: Mapping[str, Kind] = {
     "humanml3d": Kind("a folder as HumanML3D or KIT-ML has it", humanml3d.recognise, humanml3d.read),
+    **motion_files.KINDS,
 }
 """By name; the first that recognises a path reads it."""
 

@@ -44,8 +44,8 @@ class Source:
     """What a reader found.
 
     statistics: that come with the data; None: they are computed from its train split. total: clips and reports that
-    `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for. pages: files
-    to lie beside the data, by name; asked for after the last entry.
+    `entries` gives, about, for a progress bar; None where nobody knows. entries: read as they are asked for. pages:
+    files to lie beside the data, by name; asked for after the last entry.
     """
 
     representation: Representation

@@ -4,7 +4,7 @@ The AMC's skeleton is the ASF of the same name beside it (`01_01.amc`: `01_01.as
 its folder. A bone's local rotation is C M C^-1: C of its `axis`, M of its degrees of freedom, both about fixed axes in
 the order that is written, so that `XYZ` is Rz Ry Rx; a bone is turned at its start. Hence joints stand where bones
 start and are named after them, and the last bones have ends (`<bone>_end`). Lengths are in the file's unit; AMC files
-do not tell their frame rate: most of the CMU database has 120 frames per second, and so it is assumed.
+do not tell their frame rate.
 
 Source: Acclaim Skeleton File Definition 1.10. Not read: limits, masses, and lengths that change (`l`).
 Shape legend: F frames, J joints.
@@ -30,6 +30,7 @@ from rl_motion.motion.formats.recording import (
 from rl_motion.motion.rotations import FloatArray
 
 ASSUMED_FPS = 120.0
+"""Of most of the CMU database."""
 _DEGREES_OF_FREEDOM = ("rx", "ry", "rz", "tx", "ty", "tz", "l")
 _ROOT = "root"
 _MEND = "mend the file, or export it again"
@@ -283,11 +284,10 @@ def _recording(skeleton: _Skeleton, frames: Sequence[Mapping[str, list[float]]])
         names=tuple(names),
         parents=tuple(parents),
         positions_FJ3=positions_FJ3,
-        fps=ASSUMED_FPS,
+        fps=None,
         offsets_J3=offsets_J3,
         rotations_FJ33=rotations_FJ33,
         ends=frozenset(ends),
-        notes=(f"no frame rate in AMC files: {ASSUMED_FPS:g} frames per second",),
     )
 
 

@@ -40,6 +40,10 @@ _LISTED = 60
 _SIDED = ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist")
 
 
+class UnknownJointsError(UserError):
+    """A skeleton whose joints no map names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Convention:
     """names: of each joint, what it may be called. marks: names without which a skeleton is another's."""
@@ -132,7 +136,7 @@ def match_names(recording: Recording, own: Convention | None = None) -> Match:
     """Find the 22 joints by name: by the map of one's own, where that fits, else by the built-in conventions.
 
     Raises:
-        UserError: none fits; the message lists the file's joints and the nearest guess.
+        UnknownJointsError: none fits; the message lists the file's joints and the nearest guess.
     """
     spelt = _spellings(recording)
     for convention in (own,) if own else ():
@@ -234,7 +238,7 @@ def _guess(joint: str, names: Sequence[str]) -> str | None:
     return plain[max(scores, key=lambda near: scores[near])] if scores else None
 
 
-def _unknown(recording: Recording, tried: Sequence[Match], own: Convention | None) -> UserError:
+def _unknown(recording: Recording, tried: Sequence[Match], own: Convention | None) -> UnknownJointsError:
     names = [name for index, name in enumerate(recording.names) if index not in recording.ends]
     listed = ", ".join(map(shown, names[:_LISTED])) + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")
     best = max(tried, key=lambda found: len(found.joints))
@@ -243,7 +247,7 @@ def _unknown(recording: Recording, tried: Sequence[Match], own: Convention | Non
         guess = _guess(joint, names)
         lacks.append(f"{joint} (perhaps {shown(guess)})" if guess else joint)
     fits = f"neither {own.says} nor a built-in map fits" if own else "no built-in map fits"
-    return UserError(
+    return UnknownJointsError(
         f"got joints that {fits}: {listed}; nearest is {best.says}, which lacks {', '.join(lacks)}; want the 22 joints "
         "named; write a map and give it with --names"
     )

@@ -51,15 +51,17 @@ class Body:
     wrong: tuple[str, ...] = ()
 
 
-def to_body(recording: Recording, names: Convention | None = None) -> Body:
+def to_body(recording: Recording, names: Convention | None = None, assumed_fps: float = FPS) -> Body:
     """Find the 22 joints, place the missing ones, and turn units and axes to ours.
 
     Args:
         recording: as a reader gives it.
         names: a map of one's own, tried first.
+        assumed_fps: frames per second of a file that does not tell.
 
     Raises:
-        UserError: no map fits, no frame is finite, or joints coincide that must not.
+        UnknownJointsError: no map fits.
+        UserError: no frame is finite, or joints coincide that must not.
     """
     match = match_names(recording, names)
     finite_F = finite_frames(recording.positions_FJ3[:, list(match.joints.values())])
@@ -72,9 +74,8 @@ def to_body(recording: Recording, names: Convention | None = None) -> Body:
         frame = guess_frame(joints_FJ3[finite_F], rest_J3, "left_foot" in placed.found and "right_foot" in placed.found)
         joints_FJ3 = frame.apply(joints_FJ3)
     joints_FJ3[~finite_F] = np.nan
-    fps, rate = (FPS, (f"no frame rate in the file: {FPS} frames per second",)) if recording.fps is None else (
-        recording.fps, ()
-    )  # fmt: skip
+    fps = assumed_fps if recording.fps is None else recording.fps
+    rate = () if recording.fps is not None else (f"{fps:g} frames per second: the file does not tell",)
     if fps > _MOST_FPS:
         raise UserError(f"got {fps:g} frames per second; want at most {_MOST_FPS:g}; mend the frame time")
     slow = (f"only {fps:g} frames per second: straight lines between them",) if fps < FPS else ()
