@@ -59,6 +59,7 @@ def import_(
                 fps=source.fps,
                 kind=found,
                 statistics=source.statistics,
+                pages=source.pages,
                 watch=watch,
             )
         _show(made, made.report())

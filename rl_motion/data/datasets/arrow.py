@@ -198,8 +198,8 @@ class Mapped:
 
     def _refuse_map(self, why: str) -> NoReturn:
         raise UserError(
-            f"got the map of {self._path}, which cannot be read ({why}); want one that belongs to it; remove the folder "
-            f"{MAPS} beside it, it is made again"
+            f"got the map of {self._path}, which cannot be read ({why}); want one that belongs to it; remove the "
+            f"folder {MAPS} beside it, which is made again"
         )
 
     def _made(self, fresh: bool) -> Path:

@@ -4,7 +4,7 @@ DIR/dataset.json              what is in it, how much of it, who was left out an
 DIR/motions-00000.parquet ... clips: id, split, trial, mirrored, frames, captions (how many), features
 DIR/texts.parquet             captions: motion, split, frames, caption, tokens, start_s, end_s
 DIR/statistics.safetensors    mean, std
-DIR/report.json               by input file: what was wrong, what was guessed
+DIR/report.json               by input file: what was wrong, what was guessed; some kinds add pages of their own
 DIR/_arrow/                   made by the first who reads: the same columns for memory-mapping; may be deleted
 """
 
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
     kind: str,
     name: str | None = None,
     statistics: Statistics | None = None,
+    pages: Callable[[], Mapping[str, bytes]] | None = None,
     watch: Callable[[], None] | None = None,
 ) -> Dataset:
     """Write a data set of clips as they come, in constant memory.
@@ -72,6 +73,7 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
         kind: of what was imported, a name of `kinds.KINDS`.
         name: of the data set; the directory's name where none is given.
         statistics: that come with the data; None: of the split `train` alone.
+        pages: files to lie beside the data, by name; asked for after the last entry.
         watch: called after every entry.
 
     Raises:
@@ -115,6 +117,8 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
             sha256=writer.digest.hexdigest(),
         )
         known = statistics if statistics is not None else writer.statistics.result(representation)
+        for page, content in (pages() if pages is not None else {}).items():
+            write_synced(folder / Path(page).name, content)
         write_synced(folder / STATISTICS, statistics_bytes(known))
         write_synced(
             folder / REPORT, _json({"version": arrow.VERSION, "files": [asdict(one) for one in writer.reports]})
