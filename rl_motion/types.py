@@ -30,10 +30,17 @@ class Representation(StrEnum):
 
 
 class Normalisation(StrEnum):
-    """How the features are scaled. Four conventions coexist in the field; mixing them is the classic silent bug."""
+    """How the features are scaled. Four conventions coexist in the field; mixing them is the classic silent bug.
+
+    Each has statistics of its own, so none becomes another by a factor: motion is un-normalised by those that it was
+    normalised with (`MotionSpace.restored`), and whoever reads another convention starts from there.
+    """
 
     NONE = "none"
-    DATASET = "dataset"
+    DATASET = "dataset"  # a data set's own Mean and Std
+    STABLEMOFUSION = "stablemofusion"  # its meta/: the deviation of the root and of the contacts divided by 5
+    EVALUATOR = "guo-evaluator"  # the Guo evaluator's: divided by 25
+    TMR = "tmr"  # TMR's: of its training clips, a deviation for every column
 
 
 class MotionForm(NamedTuple):

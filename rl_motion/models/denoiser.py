@@ -71,8 +71,8 @@ class MotionSpace:
         want = MotionForm(self.representation, wanted)
         if motions.form != want:
             raise UserError(
-                f"got motion as {motions.form}; want {want}; un-normalise it with the statistics that it was normalised "
-                "with, or take those"
+                f"got motion as {motions.form}; want {want}; un-normalise it first, with the statistics that it was "
+                "normalised with"
             )
 
     @staticmethod
@@ -168,9 +168,8 @@ class MotionDenoiser(nn.Module, ABC):
 
     def decode(self, x_BFD: Tensor, length_B: Tensor) -> Motions:
         """Un-normalised features, exactly 0 beyond the length; differentiable."""
-        own = self.representation, self.normalisation
         space = MotionSpace(self.mean_D, self.std_D, self.fps, self.representation, normalisation=self.normalisation)
-        return space.restored(Motions(x_BFD, length_B, self.fps, *own))
+        return space.restored(Motions(x_BFD, length_B, self.fps, self.representation, self.normalisation))
 
 
 def check_text_width(condition: Tensor, text_dim: int) -> Tensor:

@@ -9,6 +9,7 @@ Legend: B batch, F frames, D features, L words, K parts of speech, C co-embeddin
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,13 @@ _ROWS = 256
 
 
 class Vocabulary:
-    """Lemmas by number. Every text starts and ends with a mark, so that the empty one has two words."""
+    """Lemmas by number. Every text starts and ends with a mark, so that the empty one has two words.
+
+    Attributes:
+        pos: parts of speech by column.
+    """
+
+    pos: ClassVar[tuple[str, ...]] = POS
 
     def __init__(self, words: Sequence[str]) -> None:
         """Number the words, which begin with `UNKNOWN`, `START` and `END`.
@@ -61,17 +68,24 @@ class Vocabulary:
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"got {texts!r}; want a list of at least one text; wrap a single text in a list")
-        other = POS.index("OTHER")
+        other = self.pos.index("OTHER")
         numbers, tags = [], []
         for text in texts:
-            words = [word for word in parse(text) if word.tag != "PUNCT"]
-            numbers.append([1, *(self._number.get(word.lemma, 0) for word in words), 2])
-            tags.append([other, *(POS.index(word.tag) if word.tag in POS else other for word in words), other])
+            words = self._words(text)
+            numbers.append([1, *(number for number, _ in words), 2])
+            tags.append([other, *(tag for _, tag in words), other])
         length_B = torch.tensor([len(row) for row in numbers])
         word_BL, tag_BL = (
             nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True) for rows in (numbers, tags)
         )
         return word_BL, tag_BL, length_B
+
+    def _words(self, text: str) -> list[tuple[int, int]]:
+        """Numbers of a text's words and of their parts of speech."""
+        other = POS.index("OTHER")
+        words = [word for word in parse(text) if word.tag != "PUNCT"]
+        tags = (POS.index(word.tag) if word.tag in POS else other for word in words)
+        return [(self._number.get(word.lemma, 0), tag) for word, tag in zip(words, tags, strict=True)]
 
 
 class Evaluator(nn.Module):
@@ -82,8 +96,10 @@ class Evaluator(nn.Module):
         representation: of the motion that it reads.
         vocabulary: the words that it knows; the others share one vector.
         sha256: hash of the weights file that it was loaded from; empty before it is saved.
+        own_heading: whether the features that it was trained on take the body's own heading (ADR 3).
     """
 
+    own_heading: ClassVar[bool] = True
     mean_D: Tensor
     std_D: Tensor
 
@@ -99,10 +115,10 @@ class Evaluator(nn.Module):
         want = (len(vocabulary.words), guo.config.word_size)
         if tuple(words_VW.shape) != want:
             raise ValueError(f"got word vectors {tuple(words_VW.shape)}; want {want}; take those of this vocabulary")
-        if guo.config.pos_size != len(POS):
+        if guo.config.pos_size != len(vocabulary.pos):
             raise ValueError(
-                f"got an evaluator of {guo.config.pos_size} parts of speech; want the {len(POS)} of the project's "
-                "tagger; train it on these"
+                f"got an evaluator of {guo.config.pos_size} parts of speech; want the {len(vocabulary.pos)} of its "
+                "vocabulary; train it on these"
             )
         self.guo, self.vocabulary = guo, vocabulary
         self.vectors = nn.Embedding.from_pretrained(words_VW.detach().clone(), freeze=False)
@@ -149,7 +165,7 @@ class Evaluator(nn.Module):
 
     def encode_words(self, word_BL: Tensor, tag_BL: Tensor, length_B: Tensor) -> Tensor:
         """Points [B, C] of word numbers and numbers of parts of speech."""
-        pos_BLK = functional.one_hot(tag_BL, len(POS)).to(self.mean_D.dtype)
+        pos_BLK = functional.one_hot(tag_BL, len(self.vocabulary.pos)).to(self.mean_D.dtype)
         return self.guo.encode_text(self.vectors(word_BL), pos_BLK, length_B)
 
     def _own(self, motions: Motions) -> Motions:
@@ -164,7 +180,8 @@ class Evaluator(nn.Module):
                 f"got {motions.representation} motion; want {self.representation} or what can be converted to it; "
                 "choose an evaluator of that representation"
             )
-        return converted(motions, self.representation, self.fps).to(self.mean_D.device)
+        own = converted(motions, self.representation, self.fps, own_heading=self.own_heading)
+        return own.to(self.mean_D.device)
 
     def _check(self, motions: Motions) -> None:
         shape, canvas = self.guo.config, self.guo.config.max_frames

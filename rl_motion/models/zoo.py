@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +25,7 @@ from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, TextStatistic
 from rl_motion.models.device import device_of
 from rl_motion.models.evaluator import Evaluator, Vocabulary
 from rl_motion.models.guo import Guo, GuoConfig
+from rl_motion.models.guo_published import GloveVocabulary, PublishedEvaluator
 from rl_motion.models.layers import refuse_not_finite
 from rl_motion.models.mdm import MDM, MDMConfig, MDMDenoiser
 from rl_motion.models.mdm_smpl import MDMSMPL, MDMSMPLConfig, MDMSMPLDenoiser
@@ -47,6 +48,11 @@ RETRIEVAL: dict[str, tuple[type[TMR], type[TMRConfig]]] = {"tmr": (TMR, TMRConfi
 """Retrieval models by kind: the network and its shape."""
 EVALUATORS: dict[str, tuple[type[Guo], type[GuoConfig]]] = {"guo": (Guo, GuoConfig)}
 """Evaluators by kind: the network and its shape. They judge, and no reward reads them."""
+PROTOCOLS: dict[str, tuple[type[Evaluator], type[Vocabulary]]] = {
+    "project": (Evaluator, Vocabulary),
+    "guo": (PublishedEvaluator, GloveVocabulary),
+}
+"""What evaluators' captions and motion go through first: the project's own words, or what Guo et al.'s code does."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -68,6 +74,11 @@ class CheckpointConfig(BaseModel):
     """Of a denoiser; written where it is not x0, so that files from before it was known stay as they are."""
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     representation: Representation = Representation.HUMANML3D_263
+    normalisation: Normalisation = Normalisation.DATASET
+    """Whose convention the statistics are."""
+    own_heading: bool = True
+    """Of a retrieval model: whether the features that it was trained on take the body's own heading (ADR 3), as motion
+    that has to be converted for it then does. Published features do not."""
 
 
 class EvaluatorConfig(BaseModel):
@@ -79,6 +90,8 @@ class EvaluatorConfig(BaseModel):
     network: dict[str, Any]
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     representation: Representation
+    protocol: Literal["project", "guo"] = "project"
+    """Of `PROTOCOLS`."""
 
 
 def names(kinds: Collection[str]) -> list[str]:
@@ -123,10 +136,15 @@ def save_checkpoint(
     if space.text is not None:
         tensors |= {"text_mean_C": space.text.mean_C, "text_std_C": space.text.std_C}
     save_file(tensors, directory / "model.safetensors")
-    unsaid = {"prediction_type": config.prediction_type == "sample", "text_cut": config.text_cut is None}
-    left_out = {name for name, is_default in unsaid.items() if is_default}
+    left_out = _defaults(config, "prediction_type", "text_cut", "normalisation", "own_heading")
     text = config.model_dump_json(indent=2, exclude=left_out)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _defaults(config: BaseModel, *fields: str) -> set[str]:
+    """Those of the fields that have their default: left out, so that files of older releases stay as they are."""
+    model = type(config)
+    return {name for name in fields if getattr(config, name) == model.model_fields[name].default}
 
 
 def network_shape(network: nn.Module) -> dict[str, Any]:
@@ -175,6 +193,7 @@ class RetrievalModel:
         self.scorer = scorer
         self.representation = config.representation
         self.fps = config.fps
+        self._own_heading = config.own_heading
         self._text_encoder = text_encoder
 
     def to(self, device: torch.device) -> Self:
@@ -196,7 +215,8 @@ class RetrievalModel:
         Raises:
             UserError: a representation that cannot be converted, or normalised features.
         """
-        motions = readable_motions(motions, self.representation, self.fps).to(device_of(self.scorer))
+        motions = readable_motions(motions, self.representation, self.fps, own_heading=self._own_heading)
+        motions = motions.to(device_of(self.scorer))
         return self.scorer.embed_motion(motions.features_BFD, motions.length_B)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -206,8 +226,10 @@ class RetrievalModel:
         return self.scorer.embed_text(tokens_BLC.to(device), length_B.to(device))
 
 
-def readable_motions(motions: Motions, representation: Representation, fps: float) -> Motions:
-    """The motions as a model reads them.
+def readable_motions(
+    motions: Motions, representation: Representation, fps: float, *, own_heading: bool = True
+) -> Motions:
+    """The motions as a model reads them; `own_heading` is the model's, for motion that has to be converted.
 
     Raises:
         UserError: a representation that cannot be converted to that one, or normalised features.
@@ -217,7 +239,7 @@ def readable_motions(motions: Motions, representation: Representation, fps: floa
             f"got motion as {motions.representation} normalised by {motions.normalisation}; want "
             f"{representation} normalised by {Normalisation.NONE}; decode it first"
         )
-    return converted(motions, representation, fps)
+    return converted(motions, representation, fps, own_heading=own_heading)
 
 
 def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
@@ -239,19 +261,26 @@ def load_tmr(name_or_dir: str | Path = "tmr-embedded") -> RetrievalModel:
     return model
 
 
-def save_evaluator(directory: Path, evaluator: Evaluator) -> None:
-    """Write an evaluator's directory (without its model card); its weights as float16, its statistics as they are."""
+def save_evaluator(directory: Path, evaluator: Evaluator, *, half: bool = True) -> None:
+    """Write an evaluator's directory (without its model card).
+
+    `half`: its weights and words are rounded to float16, its statistics are not.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{k}": v.half() for k, v in evaluator.guo.state_dict().items()}
-    tensors |= {"words_VW": evaluator.vectors.weight.half(), "mean_D": evaluator.mean_D, "std_D": evaluator.std_D}
+    weights = {f"network.{k}": v for k, v in evaluator.guo.state_dict().items()}
+    weights["words_VW"] = evaluator.vectors.weight
+    tensors = {name: tensor.half() if half else tensor for name, tensor in weights.items()}
+    tensors |= {"mean_D": evaluator.mean_D, "std_D": evaluator.std_D}
     save_file({k: v.detach().contiguous() for k, v in tensors.items()}, directory / "model.safetensors")
     config = EvaluatorConfig(
         kind="guo",
         network=network_shape(evaluator.guo),
         fps=evaluator.fps,
         representation=evaluator.representation,
+        protocol="guo" if isinstance(evaluator, PublishedEvaluator) else "project",
     )
-    (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    text = config.model_dump_json(indent=2, exclude=_defaults(config, "protocol"))
+    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     (directory / "words.json").write_text(json.dumps(evaluator.vocabulary.words) + "\n", encoding="utf-8")
 
 
@@ -269,7 +298,8 @@ def load_evaluator(name_or_dir: str | Path) -> Evaluator:
                 f"got a {kind} checkpoint in {path}; want {' or '.join(EVALUATORS)}; check which model goes where"
             )
         config = EvaluatorConfig.model_validate_json((path / "config.json").read_text(encoding="utf-8"))
-        vocabulary = Vocabulary(json.loads((path / "words.json").read_text(encoding="utf-8")))
+        evaluator_class, vocabulary_class = PROTOCOLS[config.protocol]
+        vocabulary = vocabulary_class(json.loads((path / "words.json").read_text(encoding="utf-8")))
         content = (path / "model.safetensors").read_bytes()
         tensors = load(content)
         refuse_not_finite(tensors)
@@ -282,7 +312,7 @@ def load_evaluator(name_or_dir: str | Path) -> Evaluator:
     network_class, shape_class = EVALUATORS[config.kind]
     guo = _network(path, weights, lambda: network_class(shape_class(**config.network)))
     try:
-        evaluator = Evaluator(guo, vocabulary, words_VW, space)
+        evaluator = evaluator_class(guo, vocabulary, words_VW, space)
     except ValueError as error:
         raise broken(path, error) from error
     evaluator.sha256 = hashlib.sha256(content).hexdigest()
@@ -357,7 +387,7 @@ def _read(path: Path, kinds: Collection[str]) -> tuple[CheckpointConfig, dict[st
         mean_D, std_D, text = tensors.pop("mean_D"), tensors.pop("std_D"), None
         if "text_mean_C" in tensors:
             text = TextStatistics(tensors.pop("text_mean_C"), tensors.pop("text_std_C"))
-        space = MotionSpace(mean_D, std_D, config.fps, config.representation, text)
+        space = MotionSpace(mean_D, std_D, config.fps, config.representation, text, config.normalisation)
         if {space.mean_D.dtype, space.std_D.dtype} != {torch.float32}:
             raise ValueError(f"got mean {space.mean_D.dtype} and std {space.std_D.dtype}; want float32; convert them")
     except (OSError, SafetensorError, ValidationError, ValueError, TypeError, KeyError) as error:

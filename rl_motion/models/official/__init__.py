@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rl_motion.config import UserError
-from rl_motion.models.official import mdm, mdm_smpl, own, stablemofusion
+from rl_motion.models.official import guo, mdm, mdm_smpl, own, stablemofusion, tmr
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 
 __all__ = ["LAYOUTS", "Inspection", "Layout", "Sources", "layout_of"]
@@ -20,6 +20,8 @@ LAYOUTS: tuple[Layout, ...] = (
     stablemofusion.LAYOUT,
     mdm.LAYOUT,
     mdm_smpl.LAYOUT,
+    tmr.LAYOUT,
+    guo.LAYOUT,
 )
 """Layouts, asked in this order: the project's own, then the official ones. A new one is a file and a line here."""
 

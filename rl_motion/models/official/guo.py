@@ -4,9 +4,9 @@
     checkpoints/t2m/Comp_v6_KLD01/meta/{mean,std}.npy its statistics (KIT-ML: checkpoints/kit, Comp_v6_KLD005)
     glove/our_vab_{data.npy,words.pkl,idx.pkl}        word vectors
 
-MDM's download has the same evaluator, with the statistics in dataset/{t2m,kit}_{mean,std}.npy. The statistics are a data
-set's with the deviation of the root's four columns and of the contacts' four divided by 25: not the data set's own,
-and not to be computed from these, as the data set was another release.
+MDM's download has the same evaluator, with the statistics in dataset/{t2m,kit}_{mean,std}.npy. The statistics are a
+data set's with the deviation of the root's four columns and of the contacts' four divided by 25. They are taken as they
+are, and never computed from a data set's own, which may be of another release.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rl_motion.models.evaluator import END, START, UNKNOWN
 from rl_motion.models.guo import CONTACTS, Guo, GuoConfig
 from rl_motion.models.guo_published import MOST_WORDS, POS, GloveVocabulary, PublishedEvaluator
 from rl_motion.models.official.denoisers import HUMANML3D, KIT_ML, DataSet
-from rl_motion.models.official.judges import fill, inspected, own_space, without_weights
+from rl_motion.models.official.judges import Judge, own_space, without_weights
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.pickles import read_plain_pickle
 from rl_motion.models.official.reading import damaged, read_torch, read_vector, state_dict_of
@@ -43,13 +43,11 @@ _UP = 4
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A checkpoint as read: its folder and file, and the network without weights beside its tensors."""
+    """A checkpoint as read, the folder that it is in, and the data set of its width."""
 
     folder: Path
-    weights: Path
-    network: Guo
-    tensors: Mapping[str, Tensor]
     data: DataSet
+    judge: Judge[Guo]
 
 
 def _recognise(path: Path) -> bool:
@@ -62,21 +60,20 @@ def _recognise(path: Path) -> bool:
 
 
 def _inspect(path: Path) -> Inspection:
-    return _inspection(_read(path))
+    return _read(path).judge.inspection()
 
 
 def _convert(path: Path, folder: Path, sources: Sources) -> None:
     found = _read(path)
-    fill(found.weights, found.network, found.tensors, _inspection(found))
-    space = _space(found, sources.stats)
+    network, space = found.judge.filled(), _space(found.folder, found.data, sources.stats)
     glove = sources.glove or _own_glove(found.folder)
     if glove is None:
         raise UserError(
             f"got no word vectors; want the glove/ folder of the evaluator's repository ({_GLOVE}_data.npy, "
             f"{_GLOVE}_words.pkl, {_GLOVE}_idx.pkl), with which it was trained; add --glove DIR"
         )
-    vocabulary, words_VW = read_glove(glove, found.network.config.word_size)
-    save_evaluator(folder, PublishedEvaluator(found.network, vocabulary, words_VW, space), half=False)
+    vocabulary, words_VW = read_glove(glove, network.config.word_size)
+    save_evaluator(folder, PublishedEvaluator(network, vocabulary, words_VW, space), half=False)
 
 
 LAYOUT = Layout("text_mot_match/model/finest.tar (the Guo evaluator)", _recognise, _inspect, _convert)
@@ -117,13 +114,13 @@ def _refuse_other_words(folder: Path, words: object, row_of: object, rows: int) 
     if unplaced or absent or len(set(words)) != len(words):
         what = f"no row for {len(unplaced)} words" if unplaced else f"without {absent}" if absent else "words twice"
         raise UserError(
-            f"got a vocabulary in {folder} with {what}; want each word once, a row for each, and {UNKNOWN}, {START} and "
-            f"{END} among them; take all three files of glove/ from the evaluator's repository"
+            f"got a vocabulary in {folder} with {what}; want each word once, a row for each, and {UNKNOWN}, {START} "
+            f"and {END} among them; take all three files of glove/ from the evaluator's repository"
         )
 
 
 def _is_row(row: object, rows: int) -> bool:
-    return isinstance(row, int | np.integer) and not isinstance(row, bool) and 0 <= row < rows
+    return isinstance(row, int | np.integer) and 0 <= int(row) < rows
 
 
 def _weights(path: Path) -> Path:
@@ -137,7 +134,7 @@ def _weights(path: Path) -> Path:
 def _read(path: Path) -> _Found:
     weights = _weights(path)
     content = read_torch(weights)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part in _PARTS:
         state = state_dict_of(weights, content, part)
         tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
@@ -148,21 +145,25 @@ def _read(path: Path) -> _Found:
             f"got an evaluator of {shape.features} features in {weights}; want {' or '.join(map(str, _DATA))}, as "
             "published; no other is read here"
         )
-    return _Found(
-        weights.absolute().parent.parent, weights, without_weights(weights, lambda: Guo(shape)), tensors, data
-    )
+    folder, network = weights.absolute().parent.parent, without_weights(weights, lambda: Guo(shape))
+    what = "Guo et al.'s evaluator, text-motion matching"
+    return _Found(folder, data, Judge(weights, network, tensors, what, _facts(shape, data), _notes(folder, data)))
 
 
-def _inspection(found: _Found) -> Inspection:
-    shape, notes = found.network.config, []
-    if _own_meta(found) is None:
+def _notes(folder: Path, data: DataSet) -> tuple[str, ...]:
+    notes = []
+    if _own_meta(folder, data) is None:
         notes.append("Its statistics are not beside it: convert with --stats DIR.")
-    if _own_glove(found.folder) is None:
+    if _own_glove(folder) is None:
         notes.append("Its word vectors are not beside it: convert with --glove DIR.")
-    facts = {
+    return tuple(notes)
+
+
+def _facts(shape: GuoConfig, data: DataSet) -> dict[str, str]:
+    return {
         "network": f"movement {shape.movement_latent}, motion biGRU {shape.motion_hidden}, text biGRU "
         f"{shape.text_hidden}, {shape.coembedding} channels of the common space",
-        "data set": str(found.data),
+        "data set": str(data),
         "normalisation": f"{Normalisation.EVALUATOR}: its own mean and std, root and contacts divided by 25; "
         "it reads motion that is not normalised",
         "frames": f"canvas of {shape.max_frames}, as the convolutions see its padding; whole segments of 4; "
@@ -171,8 +172,6 @@ def _inspection(found: _Found) -> Inspection:
         "embeddings": "in the order given; the official wrapper returns them by falling length",
         "use": "it judges, and is never a reward",
     }
-    what = "Guo et al.'s evaluator, text-motion matching"
-    return inspected(found.weights, found.network, found.tensors, what, facts, tuple(notes))
 
 
 def _shape(tensors: Mapping[str, Tensor]) -> GuoConfig:
@@ -194,23 +193,22 @@ def _shape(tensors: Mapping[str, Tensor]) -> GuoConfig:
     )
 
 
-def _space(found: _Found, stats: Path | None) -> MotionSpace:
-    own = _own_meta(found)
-    pair = own if stats is None else _statistics_in(stats, found.data)
+def _space(folder: Path, data: DataSet, stats: Path | None) -> MotionSpace:
+    pair = _own_meta(folder, data) if stats is None else _statistics_in(stats, data)
     if pair is None:
+        name, model = _META[data.features]
         raise UserError(
-            f"got {stats or found.folder} without the evaluator's statistics; want mean.npy and std.npy of "
-            f"{_META[found.data.features][1]}/meta, or MDM's {_META[found.data.features][0]}_mean.npy and _std.npy; add "
-            "--stats DIR with these"
+            f"got {stats or folder} without the evaluator's statistics; want mean.npy and std.npy of {model}/meta, or "
+            f"MDM's {name}_mean.npy and {name}_std.npy; add --stats DIR with these"
         )
     mean_D, std_D = (read_vector(path) for path in pair)
-    return own_space(pair[0].parent, mean_D, std_D, found.data, Normalisation.EVALUATOR)
+    return own_space(pair[0].parent, mean_D, std_D, data, Normalisation.EVALUATOR)
 
 
-def _own_meta(found: _Found) -> tuple[Path, Path] | None:
+def _own_meta(folder: Path, data: DataSet) -> tuple[Path, Path] | None:
     """The statistics that the official evaluation reads, if the checkpoint is in its place; else those beside it."""
-    beside = found.folder.parent / _META[found.data.features][1] / "meta"
-    return _statistics_in(beside, found.data) or _statistics_in(found.folder / "meta", found.data)
+    beside = folder.parent / _META[data.features][1] / "meta"
+    return _statistics_in(beside, data) or _statistics_in(folder / "meta", data)
 
 
 def _statistics_in(folder: Path, data: DataSet) -> tuple[Path, Path] | None:

@@ -6,8 +6,9 @@ Legend: D features of a frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,45 +54,56 @@ def without_weights(path: Path, build: Callable[[], N]) -> N:
         ) from error
 
 
-def inspected(
-    path: Path,
-    network: nn.Module,
-    tensors: Mapping[str, Tensor],
-    what: str,
-    facts: Mapping[str, str],
-    notes: tuple[str, ...],
-) -> Inspection:
-    """What it is, and which tensors are missing and extra.
+@dataclass(frozen=True, slots=True)
+class Judge(Generic[N]):
+    """A judge as its files describe it.
 
-    Raises:
-        UserError: a tensor has another shape than the network's, or is not finite.
+    Attributes:
+        weights: the file, or the folder, of the tensors, for messages.
+        network: without memory for its weights until `filled`.
+        tensors: under official names, without what is known to be left out.
+        what, facts, notes: for `Inspection`.
     """
-    want = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != want.get(name, tuple(tensor.shape)):
-            raise UserError(
-                f"got {name} of shape {tuple(tensor.shape)} in {path}; want {want[name]}, which the other widths ask "
-                "for; take all files from one download"
-            )
-    finite_or_refused(path, {name: tensor for name, tensor in tensors.items() if name in want})
-    return Inspection(
-        what,
-        facts,
-        sum(parameter.numel() for parameter in network.parameters()),
-        tuple(sorted(want.keys() - tensors.keys())),
-        tuple(sorted(tensors.keys() - want.keys())),
-        notes,
-    )
 
+    weights: Path
+    network: N
+    tensors: Mapping[str, Tensor]
+    what: str
+    facts: Mapping[str, str]
+    notes: tuple[str, ...]
 
-def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], inspection: Inspection) -> None:
-    """Give a network without weights these, in float32.
+    def inspection(self) -> Inspection:
+        """What it is, and which tensors are missing and extra.
 
-    Raises:
-        UserError: some are missing or extra.
-    """
-    refuse_incomplete(path, inspection)
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        Raises:
+            UserError: a tensor has another shape than the network's, or is not finite.
+        """
+        want = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
+        for name, tensor in self.tensors.items():
+            if tuple(tensor.shape) != want.get(name, tuple(tensor.shape)):
+                raise UserError(
+                    f"got {name} of shape {tuple(tensor.shape)} in {self.weights}; want {want[name]}, which the other "
+                    "widths ask for; take all files from one download"
+                )
+        finite_or_refused(self.weights, {name: tensor for name, tensor in self.tensors.items() if name in want})
+        return Inspection(
+            self.what,
+            self.facts,
+            sum(parameter.numel() for parameter in self.network.parameters()),
+            tuple(sorted(want.keys() - self.tensors.keys())),
+            tuple(sorted(self.tensors.keys() - want.keys())),
+            self.notes,
+        )
+
+    def filled(self) -> N:
+        """The network with its weights, in float32.
+
+        Raises:
+            UserError: some are missing or extra, or what `inspection` refuses.
+        """
+        refuse_incomplete(self.weights, self.inspection())
+        self.network.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()}, assign=True)
+        return self.network
 
 
 def own_space(folder: Path, mean_D: Tensor, std_D: Tensor, data: DataSet, kind: Normalisation) -> MotionSpace:

@@ -19,17 +19,17 @@ from rl_motion.tracking.files import read_whole
 
 _MOST = 2**24
 """Bytes of a pickle; the official ones have 80 kB."""
-_MULTIARRAY: Any = np._core.multiarray
+_RECONSTRUCT, _SCALAR = (value.__reduce__()[0] for value in (np.zeros(0), np.float64(0)))
 _NUMBERS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    **{
-        (module, name): getattr(_MULTIARRAY, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
-        for name in ("_reconstruct", "scalar")
-    },
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # before NumPy 2
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.multiarray", "scalar"): _SCALAR,
+    ("numpy._core.multiarray", "scalar"): _SCALAR,
     ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how old protocols write bytes
 }
+"""What arrays and numbers are made of."""
 _REMEMBERS = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 

@@ -10,7 +10,6 @@ Statistics are TMR's own, one deviation per column. The decoder is of use to tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from rl_motion.config import UserError
 from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.official.denoisers import HUMANML3D, DataSet, read_statistics
-from rl_motion.models.official.judges import fill, inspected, own_space, without_weights
+from rl_motion.models.official.judges import Judge, own_space, without_weights
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.options import Settings, mentions_json, read_settings
 from rl_motion.models.official.reading import read_torch, state_dict_of
@@ -40,7 +39,7 @@ def _recognise(path: Path) -> bool:
 
 
 def _inspect(path: Path) -> Inspection:
-    return _read(_folder(path))[2]
+    return _read(_folder(path)).inspection()
 
 
 def _convert(path: Path, folder: Path, sources: Sources) -> None:
@@ -48,8 +47,7 @@ def _convert(path: Path, folder: Path, sources: Sources) -> None:
     config = read_settings(own / "config.json")
     name = sources.text_encoder_name(_text_encoder(config))
     _refuse_other_family(config, sources.text_encoder)
-    network, tensors, inspection = _read(own)
-    fill(own / "last_weights", network, tensors, inspection)
+    network = _read(own).filled()
     space = _space(own, config, sources.stats)
     settings = CheckpointConfig(
         kind="tmr",
@@ -73,17 +71,16 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name in ("config.json", "last_weights") else path
 
 
-def _read(folder: Path) -> tuple[TMR, Mapping[str, Tensor], Inspection]:
-    """The network without weights, its tensors, and what there is to say of both."""
+def _read(folder: Path) -> Judge[TMR]:
     config, weights = read_settings(folder / "config.json"), folder / "last_weights"
     decodes = (weights / f"{_DECODER}.pt").is_file()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part in (*_ENCODERS, *([_DECODER] if decodes else [])):
         path = weights / f"{part}.pt"
         if not path.is_file():
             raise UserError(
-                f"got {folder} without last_weights/{part}.pt; want it beside the others; copy the folder whole, or run "
-                "the official extract.py on its logs/checkpoints/last.ckpt"
+                f"got {folder} without last_weights/{part}.pt; want it beside the others; copy the folder whole, or "
+                "run the official extract.py on its logs/checkpoints/last.ckpt"
             )
         state = state_dict_of(path, read_torch(path), "")
         tensors |= {f"{part}.{name}": tensor for name, tensor in state.items()}
@@ -104,7 +101,7 @@ def _read(folder: Path) -> tuple[TMR, Mapping[str, Tensor], Inspection]:
         "The statistics are not beside it: convert with --stats DIR, stats/humanml3d/guoh3dfeats or "
         "stats/kitml/guoh3dfeats of TMR's repository.",
     )  # fmt: skip
-    return network, tensors, inspected(weights, network, tensors, "TMR, text-motion retrieval", facts, notes)
+    return Judge(weights, network, tensors, "TMR, text-motion retrieval", facts, notes)
 
 
 def _shape(config: Settings, decodes: bool) -> TMRConfig:
@@ -206,6 +203,6 @@ def _refuse_other_family(config: Settings, directory: Path | None) -> None:
     given = read_settings(directory / "config.json").value("model_type", str, "")
     if given != wanted:
         raise UserError(
-            f"got --text-encoder {directory}, a {given[:60] or 'model of no type'}; want {name}, with which this TMR was "
-            "trained; give its Hugging Face directory"
+            f"got --text-encoder {directory}, a {given[:60] or 'model of no type'}; want {name}, with which this TMR "
+            "was trained; give its Hugging Face directory"
         )
