@@ -22,6 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rl_motion.config import RunFault
+from rl_motion.models.device import CPU
 from rl_motion.tracking.files import sync_folder, write_synced
 from rl_motion.types import Metrics
 
@@ -72,6 +73,8 @@ class Manifest(BaseModel):
     threads: int
     cpu_capability: str
     torch: str
+    device: str = CPU
+    """Where the learner's networks were: `cpu`, as in manifests from before it was known, or a GPU by name."""
     run_id: str
     mlflow_run_id: str | None
     wall_s: float

@@ -8,12 +8,25 @@ from typing import Any
 
 import ray
 
+from rl_motion.config import Job
+from rl_motion.models.device import keep_to_cpu
+from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.sound import Arrival, Receipt, flaw_of_scored, flaw_of_trajectory, size_bytes
-from rl_motion.runtime.workers import Behaviour, LearnerWorker, RewardWorker, RolloutWorker
+from rl_motion.runtime.workers import Behaviour, LearnerWorker, RewardWorker, RolloutWorker, Worker
 from rl_motion.types import Trajectory, Unit
 
 
-class RolloutActor(RolloutWorker):
+class _Placed(Worker):
+    """A worker on the GPU that it claimed, or on the CPU."""
+
+    def __init__(self, job: Job, workshop: Workshop) -> None:
+        """As every worker."""
+        if not ray.get_gpu_ids():
+            keep_to_cpu()
+        super().__init__(job, workshop)
+
+
+class RolloutActor(_Placed, RolloutWorker):
     """A rollout worker whose caller learns that it is done without receiving the trajectory."""
 
     def arrive(self) -> Arrival:
@@ -30,7 +43,7 @@ class RolloutActor(RolloutWorker):
         return Receipt(self.environment(), seconds, flaw, size_bytes(trajectory)), trajectory
 
 
-class RewardActor(RewardWorker):
+class RewardActor(_Placed, RewardWorker):
     """A reward worker whose answers say whether they are sound."""
 
     def arrive(self) -> Arrival:
@@ -45,7 +58,7 @@ class RewardActor(RewardWorker):
         return Receipt(self.environment(), time.perf_counter() - started, flaw, scored=scored)
 
 
-class LearnerActor(LearnerWorker):
+class LearnerActor(_Placed, LearnerWorker):
     """A learner that says where it is."""
 
     def arrive(self) -> Arrival:

@@ -16,19 +16,22 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from rl_motion.config import Job, RunFault, UserError
+from rl_motion.config import Job, RunFault, RuntimeConfig, UserError
+from rl_motion.models.device import VARIABLE, stays_on_cpu
 from rl_motion.runtime import autoscale
 from rl_motion.runtime.backend import Rollouts
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.cluster import connect
 from rl_motion.runtime.flow import Flow, Means
+from rl_motion.runtime.gpus import gpu_shares
 from rl_motion.runtime.pool import ATTEMPTS, Pool, SystemFault, given_up
 from rl_motion.runtime.ray_actors import LearnerActor, RewardActor, RolloutActor
-from rl_motion.runtime.ray_calls import RayCalls, resources
+from rl_motion.runtime.ray_calls import RayCalls, nodes_resources, resources
 from rl_motion.runtime.ray_learners import Learners
 from rl_motion.runtime.status import Role, Status
 from rl_motion.runtime.units import Batch
@@ -46,6 +49,7 @@ class RayBackend:
         """Connects; `start` makes the workers."""
         self._owns_cluster = connect()
         self._job = job
+        self._gpu_shares = _gpu_shares(job.runtime)
         self._tag = f"{job.name}-{uuid.uuid4().hex[:4]}"
         workers, per_step = job.runtime, job.train.units_per_step
         if workers.learner_workers > per_step:
@@ -61,7 +65,7 @@ class RayBackend:
         self._flow = Flow(
             calls,
             Pool("rollout", calls, rollout, self._inspect, workers.rollout_workers),
-            Pool("reward", calls, reward, self._inspect, workers.reward_workers),
+            Pool("reward", calls, reward, self._inspect_reward, workers.reward_workers),
             Means(
                 sample=lambda actor, behaviour, unit: tuple(actor.sample_apart.remote(behaviour, unit)),
                 score=lambda actor, unit, trajectory: (actor.score_apart.remote(unit, trajectory),) * 2,
@@ -73,6 +77,7 @@ class RayBackend:
         self._learners = Learners(learner, workers.learner_workers, per_step, workers.deadline_s, self._flow.say)
         self._thread = threading.Thread(target=self._flow.run, name="flow", daemon=True)
         self._environment: Environment | None = None
+        self._reward_environment: Environment | None = None
         self._answered: tuple[Rollouts, Batch] | None = None
         """The last answer: what is learned from, if it is. No other is held on to: validation's are dropped here."""
         self._least: dict[Role, int] = {"rollout": workers.rollout_workers, "reward": workers.reward_workers}
@@ -211,6 +216,14 @@ class RayBackend:
         self._environment = self._environment or environment
         _check_same(environment, self._environment)
 
+    def _inspect_reward(self, environment: Environment) -> None:
+        """Reward workers compute alike; on what device is their own affair, as nobody replays a reward."""
+        self._reward_environment = self._reward_environment or environment
+        _check_same(environment, self._reward_environment)
+        known = self._environment
+        if known is not None:
+            _check_same(environment, replace(known, device=environment.device))
+
     def _spawner(self, kind: type, role: Role, workshop: Workshop) -> Callable[[int], tuple[Any, Any]]:
         """Makes actors of this kind, with names that explain themselves in Ray's dashboard."""
 
@@ -218,6 +231,7 @@ class RayBackend:
             offered = resources()
             self._marked |= offered.keys() & {role}
             options = _place(role in self._marked, role, self._job.runtime.threads, self._workers(), offered)
+            options["num_gpus"] = self._gpu_shares[role]
             name = f"{self._tag}/{role}-{number}"
             actor: Any = ray.remote(kind).options(name=name, **options).remote(self._job, workshop)
             return actor, actor.arrive.remote()
@@ -226,6 +240,17 @@ class RayBackend:
 
     def _workers(self) -> int:
         return sum(pool.wanted for pool in self._flow.pools.values()) + self._job.runtime.learner_workers
+
+
+def _gpu_shares(sizes: RuntimeConfig) -> Mapping[Role, float]:
+    """Settled when a run starts: who takes another's place claims what that one had."""
+    workers: dict[Role, int] = {
+        "rollout": max(sizes.rollout_workers, sizes.max_rollout_workers or 0),
+        "reward": max(sizes.reward_workers, sizes.max_reward_workers or 0),
+        "learner": sizes.learner_workers,
+    }
+    nodes = [] if stays_on_cpu() else nodes_resources()
+    return gpu_shares(workers, nodes, {role for role in workers if any(role in node for node in nodes)})
 
 
 def _place(marked: bool, role: Role, threads: int, workers: int, offered: Mapping[str, float]) -> dict[str, Any]:
@@ -247,5 +272,6 @@ def _check_same(got: Environment, want: Environment) -> None:
     if got != want:
         raise RunFault(
             f"got a worker with {got}; want {want}, the learner's, or numbers depend on who computes them; "
-            "use nodes of one kind, or set ATEN_CPU_CAPABILITY=default on all, and resume the run"
+            "use nodes of one kind, or set ATEN_CPU_CAPABILITY=default on all and, where their GPUs differ, "
+            f"{VARIABLE}=cpu, and resume the run"
         )

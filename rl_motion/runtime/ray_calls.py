@@ -111,3 +111,8 @@ def all_of(
 def resources() -> dict[str, float]:
     """What the cluster offers."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def nodes_resources() -> list[dict[str, float]]:
+    """What each node offers that is alive."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -125,11 +125,13 @@ def check_state(manifest: Manifest, snapshot: Snapshot) -> None:
             f"got adapter {snapshot.sha256[:12]} from the commit; want {manifest.adapter_sha256[:12]}; "
             "the model may have changed since; put it back and resume"
         )
-    here, there = snapshot.environment, (manifest.cpu_capability, manifest.torch)
-    if (here.cpu_capability, here.torch) != there:
+    here, there = snapshot.environment, (manifest.device, manifest.cpu_capability, manifest.torch)
+    if (here.device, here.cpu_capability, here.torch) != there:
         _log.warning(
-            "the run was made with CPU capability %s and torch %s, here are %s and %s: it goes on, but not bit for bit",
+            "the run was made on device %s with CPU capability %s and torch %s, here are %s, %s and %s: it goes on, "
+            "but not bit for bit",
             *there,
+            here.device,
             here.cpu_capability,
             here.torch,
         )

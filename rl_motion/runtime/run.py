@@ -222,6 +222,7 @@ class Run:
             threads=environment.threads,
             cpu_capability=environment.cpu_capability,
             torch=environment.torch,
+            device=environment.device,
             run_id=self._run_id,
             mlflow_run_id=self._mlflow.run_id if self._mlflow else None,
             wall_s=self.wall_s,

@@ -27,6 +27,7 @@ from rl_motion.algorithms.advantages import Memory
 from rl_motion.config import Job, RunFault
 from rl_motion.learner.rounds import Rounds, together
 from rl_motion.models.adapter import adapter_checksum
+from rl_motion.models.device import CPU, device_name
 from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime.build import Decoder, Scorer, Training, Workshop
 from rl_motion.types import Experience, Metrics, Scored, Trajectory, Unit, UnitGradient
@@ -48,6 +49,8 @@ class Environment:
     cpu_capability: str
     torch: str
     machine: str
+    device: str = CPU
+    """Where its networks are: `cpu`, or the GPU by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Worker:
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             torch=torch.__version__,
             machine=platform.machine(),
+            device=device_name(),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ray.rllib.core import COMPONENT_LEARNER
 
 from rl_motion.config import Job, RunFault
+from rl_motion.models.device import keep_to_cpu
 from rl_motion.runtime.build import Workshop
 from rl_motion.runtime.rllib.runner import Sampled
 from rl_motion.runtime.workers import LearnerWorker, warned
@@ -17,7 +18,8 @@ class Learning:
     """A learner worker and what it has come to."""
 
     def __init__(self, job: Job, workshop: Workshop) -> None:
-        """Makes everything: the untrained starting point."""
+        """Makes everything: the untrained starting point. On the CPU, as RLlib gives its runners no GPU unasked."""
+        keep_to_cpu()
         self._worker = LearnerWorker(job, workshop)
         self.snapshot = self._worker.prepare()
 

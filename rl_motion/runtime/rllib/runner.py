@@ -9,6 +9,7 @@ from typing import Any
 from ray.exceptions import RayTaskError
 from ray.rllib.env.env_runner import EnvRunner
 
+from rl_motion.models.device import keep_to_cpu
 from rl_motion.runtime.workers import Behaviour, Environment, RewardWorker, RolloutWorker
 from rl_motion.types import Scored, Trajectory, Unit
 
@@ -48,6 +49,7 @@ class Runner(EnvRunner):
     def __init__(self, *, config: Any, **options: Any) -> None:
         """Cheap: what may fail happens in `sample`, where its error is the user's and no reason to restart."""
         super().__init__(config=config, **options)
+        keep_to_cpu()  # as the learner does
         made = (self.config.resolved_job, self.config.workshop)
         self._rollout, self._reward = RolloutWorker(*made), RewardWorker(*made)
 
