@@ -54,7 +54,7 @@ def convert(
         typer.Option(
             "--stats",
             metavar="DIR",
-            help="A folder of mean and std, for checkpoints that do not bring their own: of MDM, the data set's folder.",
+            help="Mean and std, for checkpoints that do not bring their own: for MDM, the data set's folder.",
         ),
     ] = None,
     glove: Annotated[

@@ -40,7 +40,7 @@ _DATA = {"humanml": HUMANML3D, "kit": KIT_ML}
 _TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
 _STACKS = {"trans_enc": "seqTransEncoder", "trans_dec": "seqTransDecoder"}
 _ARCHS: dict[str, Literal["trans_enc", "trans_dec"]] = {"trans_enc": "trans_enc", "trans_dec": "trans_dec"}
-_TEXTS = {"clip": ("CLIP ViT-B/32", 512), "bert": ("DistilBERT (distilbert-base-uncased)", 768)}
+_TEXTS = {"clip": "CLIP ViT-B/32", "bert": "DistilBERT (distilbert-base-uncased)"}
 _BETAS: dict[str, Literal["cosine", "linear"]] = {"cosine": "cosine", "linear": "linear"}
 _HEADS, _TEXT_CUT = 4, 22
 _OTHER = {
@@ -95,12 +95,12 @@ def _newest(path: Path) -> Path:
 def _found(path: Path) -> Found:
     weights, args = _newest(path), read_settings(_folder(path) / "args.json")
     _refuse_other_models(args)
-    data, (title, text_dim) = args.choice("dataset", _DATA), args.choice("text_encoder_type", _TEXTS, "clip")
+    data, text = args.choice("dataset", _DATA), args.choice("text_encoder_type", _TEXTS, "clip")
     content = read_torch(weights)
     averaged = isinstance(content, Mapping) and "model_avg" in content
     state = state_dict_of(weights, content, *(("model_avg",) if averaged else ("model", "")))
     tensors = {n: t for n, t in state.items() if n not in _TABLES and not n.startswith("clip_model.")}
-    shape = _shape(args, data.features, text_dim, tensors)
+    shape = _shape(args, data.features, tensors)
     schedule = _schedule(args)
     which = "averaged weights" if averaged else "weights as trained"
     guided = args.value("cond_mask_prob", float, 0.1) > 0
@@ -115,7 +115,7 @@ def _found(path: Path) -> Found:
         "predicts": "sample",
         "official sampler": f"ancestral, all {schedule.timesteps} steps, "
         + ("guidance 2.5; unconditional: a zero vector before embed_text" if guided else "no guidance"),
-        "text encoder": f"{title}, "
+        "text encoder": f"{text}, "
         + ("all token states" if shape.text_tokens else "pooled; captions cut to 20 tokens, start and end beside them"),
         "licence": "MIT (code)",
     }
@@ -148,17 +148,18 @@ def _refuse_other_models(args: Settings) -> None:
         )
 
 
-def _shape(args: Settings, features: int, text_dim: int, tensors: Mapping[str, Tensor]) -> MDMConfig:
-    """From args.json; the hidden channels, which the official code fixes, from the weights."""
+def _shape(args: Settings, features: int, tensors: Mapping[str, Tensor]) -> MDMConfig:
+    """From args.json; hidden channels and the text's width, which the official code fixes, from the weights."""
     arch = args.choice("arch", _ARCHS)
     first = tensors.get(f"{_STACKS[arch]}.layers.0.linear1.weight")
+    embed = tensors.get("embed_text.weight")
     return MDMConfig(
         features=features,
         latent_dim=args.value("latent_dim", int),
-        ff_size=MDMConfig().ff_size if first is None else first.shape[0],
+        ff_size=MDMConfig().ff_size if first is None else len(first),
         num_layers=args.value("layers", int),
         num_heads=_HEADS,
-        text_dim=text_dim,
+        text_dim=MDMConfig().text_dim if embed is None else embed.shape[-1],
         mask_frames=args.value("mask_frames", bool, False),
         pos_embed_max_len=args.value("pos_embed_max_len", int, 5000),
         arch=arch,

@@ -55,7 +55,7 @@ class Stub:
 
 
 # The one of Python: the other makes room for as many objects as a file says that it will remember.
-_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_PythonUnpickler: Any = pickle._Unpickler
 
 
 class _TensorsOnly(_PythonUnpickler):  # type: ignore[misc]
