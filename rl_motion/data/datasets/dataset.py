@@ -70,7 +70,7 @@ class DatasetInfo(_Value):
     splits: dict[Annotated[str, Field(pattern=f"^{SPLIT_NAME.pattern}$")], SplitInfo]
     left_out: dict[str, _Count]
     statistics: Literal["given", "train"]
-    motions: list[PartInfo]
+    motions: Annotated[list[PartInfo], Field(min_length=1)]
     texts: PartInfo
     sha256: _Hash
 
