@@ -490,6 +490,9 @@ def test_every_row_is_a_job_on_what_it_says(lab, root):
 class Judge:
     """Stands for an evaluator."""
 
+    def to(self, device):
+        return self
+
     def embed_motions(self, motions):
         return motions.features_BFD[..., :5].mean(dim=1)
 
