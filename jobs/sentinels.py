@@ -167,7 +167,7 @@ def motions_of(source: Source, drawn: Drawn) -> Iterator[tuple[Unit, Motions]]:
     policy = load_policy(job_of(source, drawn.noise), source.adapter)
     for unit in units_of(drawn):
         with torch.no_grad():
-            yield unit, policy.decode(policy.rollout(unit))
+            yield unit, policy.decode(policy.rollout(unit)).to("cpu")
 
 
 def measure(pieces: Iterator[tuple[Unit, Motions]]) -> Rows:

@@ -130,7 +130,7 @@ def measure(job: Job, adapter: Path | None, zoo: Path, prompts: Mapping[str, Seq
         for unit in make_units(job, examined):
             with torch.no_grad():
                 trajectory = policy.rollout(unit)
-                motions = policy.decode(trajectory)
+                motions = policy.decode(trajectory).to("cpu")
             starts.update(trajectory.states[:, 0].numpy().tobytes())
             made.append(motions)
             texts = [prompt.text for prompt in unit.row_prompts]
