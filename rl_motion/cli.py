@@ -19,6 +19,7 @@ from rl_motion.cli_jobs import jobs, submit
 from rl_motion.cli_model import model
 from rl_motion.cli_prompts import prompts
 from rl_motion.cli_report import report
+from rl_motion.cli_sample import sample
 from rl_motion.cli_sweep import sweep
 from rl_motion.cli_watch import scale, status
 from rl_motion.config.errors import UserError
@@ -73,32 +74,6 @@ def resume(
         from rl_motion.runtime import frontend
 
         _conclude(frontend.resume(run, overrides or [], _stdout(), out))
-
-
-@app.command()
-def sample(  # noqa: PLR0913, PLR0917 - options
-    prompt: Annotated[list[str], typer.Option(help="What the motion shall be; repeatable.")],
-    model: Annotated[str | None, typer.Option(help="A model's name or directory; default: the adapter's.")] = None,
-    adapter: Annotated[Path | None, typer.Option(metavar="DIR", help="A run's adapter/; default: none.")] = None,
-    length: Annotated[int | None, typer.Option(help="Frames; default: the job's prompts.default_length.")] = None,
-    samples: Annotated[int, typer.Option(min=1, max=64, help="Motions per prompt.")] = 1,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")] = Path("sample.html"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-) -> None:
-    """Sample motions and write a page of moving skeletons, with their joints as a NumPy file beside it."""
-    with guarded():
-        from rl_motion.prompts.pool import make_prompt
-        from rl_motion.runtime import sampling
-
-        if out.suffix != ".html":
-            raise UserError(f"got --out {out}; want a file that ends in .html; rename it")
-        job = sampling.job_of(adapter, model)
-        frames = length if length is not None else job.prompts.default_length
-        prompts = [make_prompt(text, frames) for text in prompt]
-        sampling.check_prompts(job, prompts)
-        policy = sampling.load_policy(job, adapter)
-        array = sampling.sample_page(policy, prompts, samples, seed=seed, page=out)
-        _say(f"motions: {out}", f"joints:  {array}")
 
 
 @app.command()
@@ -161,6 +136,7 @@ def ui(
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where])
 
 
+app.command()(sample)
 app.command()(sweep)
 app.command()(report)
 app.command()(submit)

@@ -179,7 +179,7 @@ def solve(joints_FJ3: FloatArray, fps: float, lengths_J: FloatArray | None = Non
     Raises:
         ValueError: another shape, no frame, or a coordinate that is not finite.
     """
-    joints = np.asarray(joints_FJ3, np.float64)
+    joints: FloatArray = np.asarray(joints_FJ3, np.float64)
     if joints.ndim != 3 or len(joints) < 1 or joints.shape[1:] != (22, 3) or not np.isfinite(joints).all():
         raise ValueError(f"joints: got {joints.shape}, want finite [F >= 1, 22, 3]; cut the padding off and drop NaN")
     lengths = bone_lengths(joints) if lengths_J is None else np.asarray(lengths_J, np.float64)

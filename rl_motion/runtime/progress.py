@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from rl_motion.types import Metrics  # needs torch, which commands that only look do without
@@ -77,6 +77,28 @@ def watching(console: Console, done: int, total: int) -> Iterator[Watch]:
         yield watch
     finally:
         watch.close()
+
+
+@contextmanager
+def counting(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """How many are done: a bar on a terminal; elsewhere a line every ten seconds, and one at their end."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    spoke = started = time.monotonic()
+
+    def say(done: int) -> None:
+        nonlocal spoke
+        now = time.monotonic()
+        # What took no time needs no words.
+        if now - spoke >= PLAIN_EVERY_S or (done == total and now - started >= PLAIN_EVERY_S):
+            spoke = now
+            console.print(f"{title}: {done}/{total}", highlight=False, markup=False, soft_wrap=True)
+
+    yield say
 
 
 def duration(seconds: float) -> str:

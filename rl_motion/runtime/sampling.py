@@ -5,18 +5,23 @@ Legend: B rows, F frames, J joints.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Console
 
 from rl_motion.config import Job, UserError
 from rl_motion.config.load import load_job
 from rl_motion.protocols import MotionPolicy
-from rl_motion.tracking.files import write_together
-from rl_motion.types import Prompt, Unit
+from rl_motion.runtime.progress import counting
+from rl_motion.types import Motions, Prompt, Unit
+
+_ROWS_AT_ONCE = 64
+"""Motions that are computed as one batch; the noise of each is its own."""
 
 
 def load_policy(job: Job, adapter: Path | None) -> MotionPolicy:
@@ -68,49 +73,65 @@ def check_prompts(job: Job, prompts: Sequence[Prompt]) -> None:
     checks.check_prompts([locate(job.model.name, DENOISERS)], prompts)
 
 
-def sample_page(policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, page: Path) -> Path:
-    """Sample every prompt and write an HTML page of moving skeletons, with a NumPy file beside it.
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Motions of some prompts, row = prompt * samples + sample.
+
+    Attributes:
+        prompts: whose motions they are.
+        samples: motions per prompt.
+        seed: of the noise.
+        motions: un-normalised, on the CPU.
+        joints_BFJ3: metres, zero beyond a motion's length.
+    """
+
+    prompts: tuple[Prompt, ...]
+    samples: int
+    seed: int
+    motions: Motions
+    joints_BFJ3: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Motions."""
+        return len(self.joints_BFJ3)
+
+    def clip(self, row: int) -> NDArray[np.float32]:
+        """The joints [F, J, 3] of one motion in metres, as long as it is."""
+        clip_FJ3: NDArray[np.float32] = self.joints_BFJ3[row, : int(self.motions.length_B[row])]
+        return clip_FJ3
+
+
+def sample_motions(
+    policy: MotionPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int, console: Console
+) -> Sampled:
+    """Sample every prompt, some prompts at once.
 
     Args:
         policy: with its adapter, if any.
-        prompts: one row of the page each.
+        prompts: at least one.
         samples: motions per prompt.
         seed: of the noise; the same seed gives the same motions.
-        page: the HTML file to write.
-
-    Returns:
-        The NumPy file: joints [B, F, J, 3] in metres, float32, zero beyond a motion's length, prompt-major.
+        console: shows how many are done, where they are many.
     """
     from rl_motion.motion.joints import motion_joints
-    from rl_motion.motion.viewer import Panel, Row, motion_page
 
-    unit = Unit(seed=seed, iteration=0, index=0, prompts=tuple(prompts), samples_per_prompt=samples)
-    with torch.no_grad():
-        motions = policy.decode(policy.rollout(unit))
-    lengths = motions.length_B.tolist()
-    joints_BFJ3 = motion_joints(motions).cpu().numpy().astype(np.float32)
-    for row, length in enumerate(lengths):
+    at_once = max(_ROWS_AT_ONCE // samples, 1)
+    parts = []
+    with counting(console, "sampling motions", len(prompts) * samples) as count:
+        for first in range(0, len(prompts), at_once):
+            some = tuple(prompts[first : first + at_once])
+            unit = Unit(seed=seed, iteration=0, index=first, prompts=some, samples_per_prompt=samples)
+            with torch.no_grad():
+                parts.append(policy.decode(policy.rollout(unit)))
+            count((first + len(some)) * samples)
+    frames = max(part.features_BFD.shape[1] for part in parts)
+    padded = [torch.nn.functional.pad(p.features_BFD, (0, 0, 0, frames - p.features_BFD.shape[1])) for p in parts]
+    length_B = torch.cat([part.length_B for part in parts]).cpu()
+    motions = replace(parts[0], features_BFD=torch.cat(padded).cpu(), length_B=length_B)
+    joints_BFJ3 = motion_joints(motions).numpy().astype(np.float32)
+    for row, length in enumerate(length_B.tolist()):
         joints_BFJ3[row, length:] = 0.0
-    rows = []
-    for number, prompt in enumerate(prompts):
-        first = number * samples
-        panels = [
-            Panel(f"sample {row - first + 1}", joints_BFJ3[row, : lengths[row]], fps=motions.fps)
-            for row in range(first, first + samples)
-        ]
-        rows.append(Row(prompt.text, panels))
-    array = page.with_suffix(".npy")
-    try:
-        content = io.BytesIO()
-        np.save(content, joints_BFJ3, allow_pickle=False)
-        whole = motion_page("Samples", rows, f"seed {seed}").encode()
-        write_together({page: whole, array: content.getvalue()})
-    except OSError as error:
-        raise UserError(
-            f"got --out {page}, which cannot be written with {array.name} ({error.strerror}); want room and the right "
-            "to write; choose another place"
-        ) from None
-    return array
+    return Sampled(tuple(prompts), samples, seed, motions, joints_BFJ3)
 
 
 def _base_of(adapter: Path) -> str | None:

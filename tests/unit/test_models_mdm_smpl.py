@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -403,16 +404,15 @@ def test_a_job_whose_reward_reads_205_features_is_not(checkpoint, tmp_path, monk
         checks.check_parts(_job("mdm-embedded", rewards=[{"name": "tall.py:Tall"}]))
 
 
-def test_samples_are_shown_as_joints(checkpoint, tmp_path):
+def test_samples_are_shown_as_joints(checkpoint):
     policy = DiffusionPolicy(load_denoiser(checkpoint), PolicyConfig(steps=3))
     unit = _unit(9, 6)
-    array = sampling.sample_page(policy, unit.prompts, 2, seed=0, page=tmp_path / "page.html")
-    joints_BFJ3 = np.load(array)
-    assert joints_BFJ3.shape == (4, 9, 22, 3)
+    sampled = sampling.sample_motions(policy, unit.prompts, 2, seed=0, console=Console(stderr=True))
+    assert sampled.joints_BFJ3.shape == (4, 9, 22, 3)
     with torch.no_grad():
         want = motion_joints(policy.decode(policy.rollout(unit)))
-    np.testing.assert_allclose(joints_BFJ3[0], want[0].numpy(), atol=1e-6)
-    assert not joints_BFJ3[2:, 6:].any()
+    np.testing.assert_allclose(sampled.joints_BFJ3[0], want[0].numpy(), atol=1e-6)
+    assert not sampled.joints_BFJ3[2:, 6:].any()
 
 
 def test_a_job_of_205_features_ends_with_a_report_that_says_what_was_not_judged(checkpoint, tmp_path, monkeypatch):
