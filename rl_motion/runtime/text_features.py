@@ -52,7 +52,11 @@ def _fill(encoder: TextEncoder, form: Form, texts: Sequence[str], console: Conso
     cut = sum(map(encoder.is_cut, texts)) if encoder.cut is not None else 0
     if cut:
         _log.warning(
-            "of %d prompts the model reads the first %s tokens alone, as its authors' code does", cut, encoder.cut
+            "of %d texts, %d are longer than the %d tokens that the model reads, as in its authors' code: it does not "
+            "see their ends",
+            len(texts),
+            cut,
+            encoder.cut,
         )
     with _counting(console, f"text features, {name}", len(texts)) as count:
         for done, text in enumerate(texts, 1):
