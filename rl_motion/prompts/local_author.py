@@ -64,8 +64,9 @@ class LocalAuthor:
         """Load model and tokenizer, unless they are here; raises UserError."""
         if self._network is not None:
             return
-        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from rl_motion.models.device import device
 
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -79,7 +80,7 @@ class LocalAuthor:
             ) from None
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._network = network.to(device()).eval()
 
     def _ask(self, talks: Sequence[Chat]) -> None:
         """Have the model answer each; one that does not fit into its context is refused."""
