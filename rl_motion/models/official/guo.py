@@ -147,16 +147,13 @@ def _read(path: Path) -> _Found:
         )
     folder, network = weights.absolute().parent.parent, without_weights(weights, lambda: Guo(shape))
     what = "Guo et al.'s evaluator, text-motion matching"
-    return _Found(folder, data, Judge(weights, network, tensors, what, _facts(shape, data), _notes(folder, data)))
+    return _Found(folder, data, Judge(weights, network, tensors, what, _facts(shape, data), _options(folder, data)))
 
 
-def _notes(folder: Path, data: DataSet) -> tuple[str, ...]:
-    notes = []
-    if _own_meta(folder, data) is None:
-        notes.append("Its statistics are not beside it: convert with --stats DIR.")
-    if _own_glove(folder) is None:
-        notes.append("Its word vectors are not beside it: convert with --glove DIR.")
-    return tuple(notes)
+def _options(folder: Path, data: DataSet) -> tuple[str, ...]:
+    """What a conversion must be given: the sources that are not in their place."""
+    missing = {"--stats": _own_meta(folder, data) is None, "--glove": _own_glove(folder) is None}
+    return tuple(option for option, is_missing in missing.items() if is_missing)
 
 
 def _facts(shape: GuoConfig, data: DataSet) -> dict[str, str]:
@@ -171,6 +168,7 @@ def _facts(shape: GuoConfig, data: DataSet) -> dict[str, str]:
         "text": f"GloVe words of {shape.word_size} numbers and {len(POS)} parts of speech, at most {MOST_WORDS} words",
         "embeddings": "in the order given; the official wrapper returns them by falling length",
         "use": "it judges, and is never a reward",
+        "licence": "MIT (code)",
     }
 
 

@@ -62,7 +62,7 @@ class Judge(Generic[N]):
         weights: the file, or the folder, of the tensors, for messages.
         network: without memory for its weights until `filled`.
         tensors: under official names, without what is known to be left out.
-        what, facts, notes: for `Inspection`.
+        what, facts, options: for `Inspection`.
     """
 
     weights: Path
@@ -70,7 +70,7 @@ class Judge(Generic[N]):
     tensors: Mapping[str, Tensor]
     what: str
     facts: Mapping[str, str]
-    notes: tuple[str, ...]
+    options: tuple[str, ...]
 
     def inspection(self) -> Inspection:
         """What it is, and which tensors are missing and extra.
@@ -92,7 +92,7 @@ class Judge(Generic[N]):
             sum(parameter.numel() for parameter in self.network.parameters()),
             tuple(sorted(want.keys() - self.tensors.keys())),
             tuple(sorted(self.tensors.keys() - want.keys())),
-            self.notes,
+            options=self.options,
         )
 
     def filled(self) -> N:

@@ -20,6 +20,7 @@ from rl_motion.tracking.files import read_whole
 _MOST = 2**24
 """Bytes of a pickle; the official ones have 80 kB."""
 _RECONSTRUCT, _SCALAR = (value.__reduce__()[0] for value in (np.zeros(0), np.float64(0)))
+_FROM_BUFFER = np.zeros(0).__reduce_ex__(5)[0]
 _NUMBERS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -27,6 +28,8 @@ _NUMBERS: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy.core.multiarray", "scalar"): _SCALAR,
     ("numpy._core.multiarray", "scalar"): _SCALAR,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),  # how old protocols write bytes
 }
 """What arrays and numbers are made of."""

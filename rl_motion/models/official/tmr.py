@@ -96,12 +96,10 @@ def _read(folder: Path) -> Judge[TMR]:
         "score": "the cosine; the official score is cosine / 2 + 0.5",
         "frames": "padding is masked",
         "text encoder": f"{_text_encoder(config)}, the last hidden states of all tokens, [CLS] and [SEP] included",
+        "licence": "MIT (code)",
     }
-    notes = () if _own_stats(folder, config) is not None else (
-        "The statistics are not beside it: convert with --stats DIR, stats/humanml3d/guoh3dfeats or "
-        "stats/kitml/guoh3dfeats of TMR's repository.",
-    )  # fmt: skip
-    return Judge(weights, network, tensors, "TMR, text-motion retrieval", facts, notes)
+    options = ("--text-encoder",) if _own_stats(folder, config) else ("--text-encoder", "--stats")
+    return Judge(weights, network, tensors, "TMR, text-motion retrieval", facts, options)
 
 
 def _shape(config: Settings, decodes: bool) -> TMRConfig:
