@@ -111,6 +111,8 @@ class TextEncoder:
                 f"got weights without {missing[:3]} ({len(missing)} in all); want all of them; copy them again"
             )
         refuse_not_finite(dict(model.named_parameters()))
+        if self._kept and self._kept.encoder_sha256 != text_cache.encoder_sha256(self.directory):
+            raise ValueError(f"got {self.directory}, which changed while it was read; want it left alone; start again")
         return model.eval().requires_grad_(False)
 
     def is_cut(self, text: str) -> bool:

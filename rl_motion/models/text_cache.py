@@ -116,7 +116,7 @@ def open_cache(directory: Path, call: Mapping[str, object]) -> TextCache | None:
     folder = cache_folder()
     if folder is None or not worth_keeping(directory):
         return None
-    return TextCache(folder, _encoder_sha256(directory), call, cache_bound())
+    return TextCache(folder, encoder_sha256(directory), call, cache_bound())
 
 
 class TextCache:
@@ -131,8 +131,8 @@ class TextCache:
             call: how it is called.
             bound: bytes that the folder may come to.
         """
+        self.encoder_sha256 = encoder_sha256
         self._folder = folder
-        self._encoder = encoder_sha256
         self._call = dict(call)
         self._bound = bound
         self._unlooked = bound  # look at what is there before the first entry
@@ -197,11 +197,11 @@ class TextCache:
             raise
 
     def _key(self, text: str, form: str) -> str:
-        parts = [_FORMAT, self._encoder, self._call, form, _circumstances(), text]
+        parts = [_FORMAT, self.encoder_sha256, self._call, form, _circumstances(), text]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _path(self, key: str) -> Path:
-        return self._folder / self._encoder[:16] / key[:2] / f"{key}.sealed"
+        return self._folder / self.encoder_sha256[:16] / key[:2] / f"{key}.sealed"
 
 
 class Recent:
@@ -222,8 +222,8 @@ class Recent:
 
     def put(self, text: str, form: str, tensors: dict[str, Tensor]) -> None:
         """Hold them; those that were not used for longest make room."""
+        self._bytes += _size(tensors) - _size(self._held.pop((text, form), {}))
         self._held[text, form] = tensors
-        self._bytes += _size(tensors)
         while self._bytes > self._bound and len(self._held) > 1:
             self._bytes -= _size(self._held.popitem(last=False)[1])
 
@@ -287,7 +287,7 @@ def _machine() -> list[str]:
 _hashed: dict[tuple[object, ...], str] = {}
 
 
-def _encoder_sha256(directory: Path) -> str:
+def encoder_sha256(directory: Path) -> str:
     """SHA-256 of all files that a tokenizer or a model may be read from, once per process and state of the files."""
     files = [
         path

@@ -108,6 +108,18 @@ def test_every_text_form_and_circumstance_has_an_entry_of_its_own(clip, cache, m
     assert missing(TextEncoder(clip))
 
 
+def test_weights_that_change_between_hashing_and_loading_are_refused(clip, cache, tmp_path):
+    """What they say would be kept under the name of others."""
+    other = shutil.copytree(clip, tmp_path / "other")
+    encoder = TextEncoder(other)
+    weights = load_file(other / "model.safetensors")
+    (other / "model.safetensors").unlink()
+    save_file({n: w + 1.0 for n, w in weights.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"other, which changed while it was read; want it left alone; start"):
+        encoder.pooled(["jump"])
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("damage", ["bit", "seal", "half", "empty", "other", "folder"])
 def test_a_damaged_entry_is_computed_anew_and_mended(clip, cache, damage, caplog):
     want = TextEncoder(clip).pooled(["jump", "walk"])
@@ -267,6 +279,9 @@ def test_memory_holds_what_was_used_last():
         assert recent.get("0", "whole") is not None
     assert recent.get("1", "whole") is None
     assert recent.get("2", "whole") is not None
+    for _ in range(9):
+        recent.put("2", "whole", {"x": torch.zeros(100)})
+    assert recent.get("0", "whole") is not None  # the same again takes no more room
     recent.put("huge", "whole", {"x": torch.zeros(1000)})
     assert recent.get("huge", "whole") is not None and recent.get("2", "whole") is None
 
