@@ -75,7 +75,8 @@ def _convention(  # noqa: PLR0913 - one argument per part of a body
 
 _BONES = "UpLeg Leg Foot ToeBase Shoulder Arm ForeArm Hand"
 CONVENTIONS: tuple[Convention, ...] = (
-    # cgspeed's BVH has Neck and LeftShoulder where Spine1 is.
+    # cgspeed's BVH has Neck and LeftShoulder where Spine1 is. In both of CMU's skeletons the upper neck begins where the
+    # 22 have the neck, as far above the shoulders.
     _convention("CMU, cgspeed", "Left{}", "Right{}", _BONES, pelvis="Hips", neck="Neck1", head="Head",
                 marks="LowerBack LHipJoint"),
     _convention("Mixamo", "Left{}", "Right{}", _BONES, pelvis="Hips", neck="Neck", head="Head"),
@@ -94,7 +95,7 @@ CONVENTIONS: tuple[Convention, ...] = (
     _convention("SMPL", "left_{0}/L_{0}", "right_{0}/R_{0}", "hip knee ankle foot collar shoulder elbow wrist",
                 pelvis="pelvis", neck="neck", head="head", spine1="spine1", spine2="spine2", spine3="spine3"),
     _convention("CMU, ASF", "l{}", "r{}", "femur tibia foot toes clavicle humerus radius wrist",
-                pelvis="root", neck="lowerneck", head="head", marks="lowerback lhipjoint"),
+                pelvis="root", neck="upperneck", head="head", marks="lowerback lhipjoint"),
 )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def read_names(path: str | Path) -> Convention:
             f"got {path}, which is no YAML or JSON ({said}); want lines such as 'pelvis: Hips'; mend it"
         ) from None
     if not isinstance(given, dict) or not given:
-        raise UserError(f"got {path} with {shown(given)}; want lines such as 'pelvis: Hips'; write it")
+        raise UserError(f"got {path} with {type(given).__name__}; want lines such as 'pelvis: Hips'; write it")
     names = {}
     for joint, called in given.items():
         if joint not in JOINT_NAMES:
@@ -126,7 +127,7 @@ def read_names(path: str | Path) -> Convention:
         listed = called if isinstance(called, list) else [called]
         if not listed or not all(isinstance(name, str) and name for name in listed):
             raise UserError(
-                f"got {path} with {joint}: {shown(called)}; want the name of a joint, or a list of names; write text"
+                f"got {path} with {joint}: {type(called).__name__}; want a joint's name, or a list of names; write text"
             )
         names[str(joint)] = tuple(listed)
     return Convention(path.name, names)

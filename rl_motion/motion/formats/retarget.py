@@ -137,6 +137,7 @@ class _Placed:
         """Return [F, 22, 3]."""
         self._drop_coinciding()
         self._trunk()
+        self._drop_collars_in_the_trunk()
         for side in _SIDES:
             if f"{side}_collar" not in self._at:
                 self._collar(side)
@@ -152,26 +153,32 @@ class _Placed:
         return float(np.median(np.linalg.norm(vector_F3[self._finite_F], axis=-1)))
 
     def _drop_coinciding(self) -> None:
-        """Forget joints that are where another one is: their bone would have no direction."""
-        for joint in JOINT_NAMES[1:]:
-            others = [JOINT_NAMES[PARENTS[_INDEX[joint]]]]
-            if joint.endswith("collar"):
-                others += _TRUNK
-            near = [name for name in others if name in self._at and self._near(joint, self._at[name])]
-            if joint.endswith("collar") and joint in self.found:
-                near += [self._recording.names[index] for index in self._ancestors(self.found[joint])
-                         if self._near(joint, self._recording.positions_FJ3[:, index])]  # fmt: skip
-            if not near or joint not in self._at:
+        """Forget joints that are where their parent is: their bone would have no direction."""
+        for joint in self._known():
+            parent = JOINT_NAMES[PARENTS[_INDEX[joint]]]
+            if parent not in self._at or not self._near(joint, self._at[parent]):
                 continue
             if joint in NEEDED:
                 raise UserError(
-                    f"got {shown(self._recording.names[self.found[joint]])} as {joint} where {near[0]} is; want bones "
+                    f"got {shown(self._recording.names[self.found[joint]])} as {joint} where {parent} is; want bones "
                     "with a length; name other joints with --names"
                 )
             del self._at[joint], self.found[joint]
 
+    def _drop_collars_in_the_trunk(self) -> None:
+        """Forget collars that begin where the spine goes on, as CMU's do."""
+        for joint in self._known():
+            if joint.endswith("collar"):
+                above = [self._recording.positions_FJ3[:, index] for index in self._ancestors(self.found[joint])]
+                if any(self._near(joint, place_F3) for place_F3 in (*above, *(self._at[name] for name in _TRUNK))):
+                    del self._at[joint], self.found[joint]
+
+    def _known(self) -> list[str]:
+        """The joints but the pelvis that the file has, parents first."""
+        return [joint for joint in JOINT_NAMES[1:] if joint in self.found]
+
     def _near(self, joint: str, place_F3: FloatArray) -> bool:
-        return joint in self._at and self._median(self._at[joint] - place_F3) < _SAME_PLACE * self._leg
+        return self._median(self._at[joint] - place_F3) < _SAME_PLACE * self._leg
 
     def _ancestors(self, index: int) -> list[int]:
         """The joints above one, up to the root; none where the file has no hierarchy."""
