@@ -21,7 +21,7 @@ from rl_motion.models.official.convert import convert
 from rl_motion.models.official.denoisers import feet_scale
 from rl_motion.models.t2m_unet import T2MUnet, T2MUnetConfig, TextTokens
 from rl_motion.models.zoo import load_denoiser
-from rl_motion.types import Representation
+from rl_motion.types import Normalisation, Representation
 from tests import official_files as official
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -152,6 +152,7 @@ def test_stablemofusion_gives_the_golden_outputs(tmp_path, wide_clip, monkeypatc
     close(both, vectors[f"out/cfg_T{ODD[form]}_ta"], 2.5 * GUIDED[form])
     mean, std = official.statistics(bias=5.0)
     close(denoiser.std_D, torch.from_numpy(std).float(), 0)  # meta/ as it is
+    assert denoiser.normalisation == Normalisation.STABLEMOFUSION
     assert (denoiser.canvas, denoiser.schedule.betas, denoiser.schedule.timesteps) == (196, "linear", 1000)
     assert len(mean) == denoiser.features == 263
 

@@ -21,7 +21,7 @@ from rl_motion.models.official.layout import Inspection
 from rl_motion.models.official.reading import read_vector
 from rl_motion.models.zoo import DENOISERS, CheckpointConfig, network_shape, save_checkpoint
 from rl_motion.protocols import PredictionType
-from rl_motion.types import Representation
+from rl_motion.types import Normalisation, Representation
 
 _CONTACTS = slice(-4, None)
 """Columns of 263 and of 251 features that say whether a foot stands: 0 or 1."""
@@ -113,6 +113,7 @@ class Found:
             prediction_type=self.prediction_type,
             fps=space.fps,
             representation=space.representation,
+            normalisation=space.normalisation,
         )
         save_checkpoint(folder, network, config, space)
 
@@ -185,13 +186,15 @@ def data_set_statistics(folder: Path) -> tuple[Tensor, Tensor]:
     return mean_D, std_D
 
 
-def space_of(folder: Path, mean_D: Tensor, std_D: Tensor, data: DataSet) -> MotionSpace:
+def space_of(
+    folder: Path, mean_D: Tensor, std_D: Tensor, data: DataSet, normalisation: Normalisation = Normalisation.DATASET
+) -> MotionSpace:
     """The feature space, if the statistics are as wide as the data and positive; raises UserError."""
     try:
         check_statistics(mean_D, std_D, data.features)
     except ValueError as error:
         raise UserError(f"{error} ({folder})") from error
-    return MotionSpace(mean_D, std_D, data.fps, data.representation)
+    return MotionSpace(mean_D, std_D, data.fps, data.representation, normalisation=normalisation)
 
 
 def feet_scale(mean_D: Tensor, std_D: Tensor) -> float | None:

@@ -31,7 +31,7 @@ from rl_motion.protocols import PredictionType
 from rl_motion.types import Representation
 
 _DENOISER = "diffusion.denoiser"
-_PREFIX, _NORMALISERS = "denoiser.", ("motion_normalizer.", "text_normalizer.")
+_PREFIX, _KINDS = "denoiser.", ("motion", "text")
 _STD_EPS = 1e-12
 _PREDICTIONS: dict[str, PredictionType] = {"x": "sample", "eps": "epsilon"}
 _BETAS: dict[str, Literal["cosine"]] = {"src.model.schedule.cosine.CosineBetaSchedule": "cosine"}
@@ -51,7 +51,8 @@ def _inspect(path: Path) -> Inspection:
 
 def _convert(path: Path, folder: Path, sources: Sources) -> None:
     text_encoder = sources.text_encoder_name(_CLIP)
-    found, space = _found(path)
+    found, state = _found(path)
+    space = _space(_parts(path)[0], found, state)
     found.write(folder, space, text_encoder)
 
 
@@ -68,7 +69,8 @@ def _parts(path: Path) -> tuple[Path, Path]:
     return folder, folder / "logs" / "checkpoints" / "last.ckpt"
 
 
-def _found(path: Path) -> tuple[Found, MotionSpace]:
+def _found(path: Path) -> tuple[Found, Mapping[str, Tensor]]:
+    """The model, and the whole `state_dict` of its checkpoint."""
     folder, weights = _parts(path)
     config = read_settings(folder / "config.json")
     _refuse_other_texts(config)
@@ -83,9 +85,9 @@ def _found(path: Path) -> tuple[Found, MotionSpace]:
     )
     prediction = config.choice("diffusion.prediction", _PREDICTIONS, "x")
     ours = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
-    known = (_PREFIX, *_NORMALISERS)
+    known = (_PREFIX, *(f"{kind}_normalizer." for kind in _KINDS))
     extra = {n: t for n, t in state.items() if not n.startswith(known) and not _is_table(t, schedule)}
-    space = _space(folder, weights, state, data, shape.text_dim)
+    lacking = [k for k in _KINDS if not _stored(state, k) and not (folder / f"{k}_stats" / "std.pt").is_file()]
     facts = {
         "network": f"pre-norm transformer: {shape.num_layers} layers of {shape.latent_dim} channels, {shape.ff_size} "
         f"hidden, {shape.num_heads} heads, {shape.num_registers} registers",
@@ -110,8 +112,9 @@ def _found(path: Path) -> tuple[Found, MotionSpace]:
         weights=weights,
         tensors=ours | extra,
         facts=facts,
+        notes=tuple(f"There are no statistics of {kind}, in the checkpoint or beside it." for kind in lacking),
     )
-    return found, space
+    return found, state
 
 
 def _refuse_other_texts(config: Settings) -> None:
@@ -166,27 +169,31 @@ def _is_table(tensor: Tensor, schedule: ScheduleConfig) -> bool:
     return tuple(tensor.shape) == (schedule.timesteps,)
 
 
-def _space(folder: Path, weights: Path, state: Mapping[str, Tensor], data: DataSet, text_dim: int) -> MotionSpace:
+def _space(folder: Path, found: Found, state: Mapping[str, Tensor]) -> MotionSpace:
     """Means and deviations of the checkpoint, of the folders where it has none.
 
     Raises:
         UserError: they are nowhere, or do not fit.
     """
-    (mean_D, std_D), (mean_C, std_C) = (
-        _statistics(folder / f"{kind}_stats", weights, state, f"{kind}_normalizer.") for kind in ("motion", "text")
-    )
-    space = space_of(folder / "motion_stats", mean_D, std_D + _STD_EPS, data)
+    (mean_D, std_D), (mean_C, std_C) = (_statistics(folder, found.weights, state, kind) for kind in _KINDS)
+    space = space_of(folder / "motion_stats", mean_D, std_D + _STD_EPS, found.data)
     try:
-        check_statistics(mean_C, std_C + _STD_EPS, text_dim)
+        check_statistics(mean_C, std_C + _STD_EPS, found.shape.text_dim)
     except ValueError as error:
         raise UserError(f"{error} ({folder / 'text_stats'})") from error
     text = TextStatistics(mean_C, std_C + _STD_EPS)
     return MotionSpace(space.mean_D, space.std_D, space.fps, space.representation, text)
 
 
-def _statistics(folder: Path, weights: Path, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
-    stored = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if stored.keys() >= {"mean", "std"}:
+def _statistics(folder: Path, weights: Path, state: Mapping[str, Tensor], kind: str) -> tuple[Tensor, Tensor]:
+    stored = _stored(state, kind)
+    if stored:
         finite_or_refused(weights, stored)
         return stored["mean"].float(), stored["std"].float()
-    return read_statistics(folder)
+    return read_statistics(folder / f"{kind}_stats")
+
+
+def _stored(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """`mean` and `std` of one normaliser; nothing where the checkpoint does not have both."""
+    names = {part: f"{kind}_normalizer.{part}" for part in ("mean", "std")}
+    return {part: state[name] for part, name in names.items()} if state.keys() >= set(names.values()) else {}

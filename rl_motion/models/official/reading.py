@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import types
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -71,6 +72,12 @@ def read_torch(path: Path) -> Any:
     Raises:
         UserError: it is no such file, is cut short, or cannot be read.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, on how old or how new a file is
+        return _read(path)
+
+
+def _read(path: Path) -> Any:
     mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no archives, and cannot be mapped
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

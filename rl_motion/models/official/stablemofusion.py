@@ -40,6 +40,7 @@ from rl_motion.models.official.options import Options, mentions, read_options
 from rl_motion.models.official.reading import damaged, read_torch, state_dict_of
 from rl_motion.models.t2m_unet import T2MUnetConfig
 from rl_motion.protocols import PredictionType
+from rl_motion.types import Normalisation
 
 _DATA = {"t2m": HUMANML3D, "humanml": HUMANML3D, "kit": KIT_ML}
 _BETAS = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
@@ -199,6 +200,7 @@ def _space(path: Path, found: Found, stats: Path | None) -> MotionSpace:
     """
     folder = _parts(path)[0]
     bias, meta = _bias(read_options(folder / "opt.txt")), _meta(folder)
+    whose = Normalisation.DATASET if bias == 1.0 else Normalisation.STABLEMOFUSION
     given = None
     if stats is not None:
         mean_D, std_D = data_set_statistics(stats)
@@ -209,13 +211,13 @@ def _space(path: Path, found: Found, stats: Path | None) -> MotionSpace:
                 f"got {folder} without meta/mean.npy and meta/std.npy; want them, or the data set's own Mean.npy and "
                 "Std.npy; copy the folder whole, or add --stats DIR"
             )
-        return space_of(stats, *given, found.data)
+        return space_of(stats, *given, found.data, whose)
     wrong = _other_scale(meta, bias)
     if wrong is not None:
         raise UserError(
             f"got {folder}, whose {wrong}; want the meta/ folder that the training wrote; copy it from the download"
         )
-    space = space_of(folder / "meta", *meta, found.data)
+    space = space_of(folder / "meta", *meta, found.data, whose)
     if given is not None and not all(_alike(*pair) for pair in zip(meta, given, strict=True)):
         raise UserError(
             f"got {folder / 'meta'}, which is not --stats {stats} with root and contacts divided by {bias:g}; want "
