@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from rl_motion.config import UserError
+from rl_motion.models.official import Sources
+from rl_motion.models.official.convert import convert
 from tests.official_files import GOLDEN, golden, statistics, weights
 
 PARTS = {
@@ -141,3 +145,11 @@ def write_distilbert(folder: Path) -> Path:
         DistilBertModel(DistilBertConfig(vocab_size=len(words), **shape)).save_pretrained(made)
     words.save_pretrained(made)
     return made
+
+
+def refused(path: Path, match: str, out: Path, **sources: Path | None) -> None:
+    """A conversion is refused in one line, and nothing is left behind."""
+    with pytest.raises(UserError, match=match) as caught:
+        convert(path, Sources(**sources), out / "new" / "model")
+    assert "\n" not in str(caught.value)
+    assert not (out / "new").exists()

@@ -71,8 +71,8 @@ class MotionSpace:
         want = MotionForm(self.representation, wanted)
         if motions.form != want:
             raise UserError(
-                f"got motion as {motions.form}; want {want}; un-normalise it first, with the statistics that it was "
-                "normalised with"
+                f"got motion as {motions.form}; want {want}; restore it with the statistics that it was normalised "
+                "with, if any, and normalise it with the ones wanted"
             )
 
     @staticmethod
