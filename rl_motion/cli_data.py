@@ -31,15 +31,35 @@ _WIDTH = 100
 
 
 @data.command("import")
-def import_(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="HumanML3D's or KIT-ML's folder.")],
+def import_(  # noqa: PLR0913, PLR0917 - options
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A folder as HumanML3D's or KIT-ML's, a motion file (BVH, AMC, joints), or a folder of those.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set's folder; not there yet.")],
     kind: Annotated[str | None, typer.Option(help="What PATH is; default: found out by how it looks.")] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Motion files: which joint is which, lines such as 'left_knee: LeftLeg'; YAML."
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=1, max=1000, help="Frames a second of motion files that do not tell; 120 of AMC, else 20."),
+    ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Motion files: each mirrored as well, where captions fit or are told.")
+    ] = False,
 ) -> None:
     """Read motion and captions into a data set: Parquet, memory-mapped by all who read it.
 
     A file that cannot be used is left out, with a line in DIR/report.json that says why; it never loses the others.
-    DIR is there as a whole at the end, or not at all.
+    DIR is there as a whole at the end, or not at all. Of motion files DIR/report.html has a picture of each: look
+    there whether axes and names were guessed rightly.
     """
     with guarded():
         from rl_motion.data.datasets.kinds import KINDS, kind_of
@@ -50,7 +70,7 @@ def import_(
         refuse_existing(out)
         found = kind_of(path, kind)
         started = time.monotonic()
-        source = KINDS[found].read(path, Options())
+        source = KINDS[found].read(path, Options(names, fps, mirror))
         with _watching(Console(stderr=True), source.total) as watch:
             made = write_dataset(
                 out,
@@ -67,8 +87,15 @@ def import_(
         typer.echo(
             f"data set: {name} ({duration(time.monotonic() - started)})\n"
             f"look:     rl-motion data inspect {name}\n"
+            f"{_pictures(out)}"
             f"prompts:  rl-motion train JOB --set {shlex.quote(f'prompts.sources={{{out}: 1}}')}"
         )
+
+
+def _pictures(out: Path) -> str:
+    from rl_motion.data.datasets.motion_files import PAGE
+
+    return f"pictures: {shlex.quote(str(out / PAGE))}\n" if (out / PAGE).is_file() else ""
 
 
 @data.command()

@@ -34,7 +34,7 @@ from rl_motion.motion.formats.faults import mend
 from rl_motion.motion.formats.joint_arrays import read_joint_array
 from rl_motion.motion.formats.names import Convention, UnknownJointsError, names_template, read_names
 from rl_motion.motion.formats.recording import Recording
-from rl_motion.motion.formats.retarget import face_forward, to_20_fps, to_body
+from rl_motion.motion.formats.retarget import MOST_FPS, face_forward, to_20_fps, to_body
 from rl_motion.motion.rotations import FloatArray
 from rl_motion.types import Representation
 
@@ -69,8 +69,10 @@ def read(kind: str, path: Path, options: Options) -> Source:
     """Clips of such files, and what is wrong with them.
 
     Raises:
-        UserError: there is no such file, or the map of names cannot be read.
+        UserError: there is no such file, the map of names cannot be read, or the rate is none.
     """
+    if options.fps is not None and not 0 < options.fps <= MOST_FPS:
+        raise UserError(f"got {options.fps} frames per second; want more than 0, at most {MOST_FPS:g}; mend --fps")
     names = read_names(options.names) if options.names is not None else None
     if kind == "joints" and (path / real.ARRAYS).is_file() and (path / real.LINES).is_file():
         return _read_folder(path, options)

@@ -30,6 +30,8 @@ MOST_BRIDGED = 0.1
 """Of all frames, bridged."""
 T_POSE_DEGREES = 25.0
 """Of every arm's bone from straight to the side. Calibrations of the CMU database have 2 to 21."""
+T_POSE_STILL_M = 0.3
+"""Range of every joint meanwhile, seen from the pelvis."""
 LONGEST_T_POSE_S = 5.0
 """Who stands so for longer does it on purpose."""
 JUMP_MPS = 15.0
@@ -37,9 +39,10 @@ JUMP_MPS = 15.0
 _JUMP_M, _SPIKE_M = 0.1, 0.06
 SPIKE_MPS2 = 300.0
 """Acceleration, over frames, that no joint has: boxers and dancers of the CMU database have up to 200."""
-STATIC_M = 0.02
+STATIC_M = 0.03
 """Range of every joint in a clip that shows no motion."""
-HOVER_M, SKATE_MPS, WOBBLE = 0.12, 0.5, 0.1
+HOVER_M, SKATE_MPS, WOBBLE = 0.12, 0.6, 0.1
+_LOW_M = 0.06
 
 _INDEX = {name: index for index, name in enumerate(JOINT_NAMES)}
 _FEET = [_INDEX[name] for name in ("left_ankle", "right_ankle", "left_foot", "right_foot")]
@@ -67,8 +70,6 @@ def mend(body: Body) -> Mended:
     if left_out:
         return end(left_out)
     start = _t_pose_frames(joints_FJ3, body.fps)
-    if start == len(joints_FJ3):
-        return end("T-pose alone")
     last = _t_pose_frames(joints_FJ3[::-1], body.fps)
     for where, count in (("start", start), ("end", last)):
         if count:
@@ -130,9 +131,9 @@ def _bridged(joints_FJ3: FloatArray, bad_F: NDArray[np.bool_]) -> FloatArray:
 
 
 def _t_pose_frames(joints_FJ3: FloatArray, fps: float) -> int:
-    """How many frames from the start have both arms straight to the sides: 0 if so many that it is meant.
+    """How many frames from the start stand still with both arms straight to the sides.
 
-    All of the frames, if all have.
+    0 if so many, or all of them, that it is meant; and if the body moves so, as a dancer does who turns.
     """
     across_F3 = joints_FJ3[:, _INDEX["left_shoulder"]] - joints_FJ3[:, _INDEX["right_shoulder"]]
     across_F3 = across_F3 * np.array([1.0, 0.0, 1.0])
@@ -142,8 +143,10 @@ def _t_pose_frames(joints_FJ3: FloatArray, fps: float) -> int:
         bone_F3 = joints_FJ3[:, end] - joints_FJ3[:, start]
         size_F = np.linalg.norm(bone_F3, axis=-1) * np.linalg.norm(across_F3, axis=-1)
         so_F &= sign * (bone_F3 * across_F3).sum(-1) >= least * np.maximum(size_F, 1e-12)
-    count = len(so_F) if so_F.all() else int(np.argmin(so_F))
-    return count if count == len(so_F) or count <= LONGEST_T_POSE_S * fps else 0
+    count = 0 if so_F.all() else int(np.argmin(so_F))
+    local_FJ3 = (joints_FJ3 - joints_FJ3[:, :1])[:count]
+    still = count > 0 and float(np.ptp(local_FJ3, axis=0).max()) < T_POSE_STILL_M
+    return count if still and count <= LONGEST_T_POSE_S * fps else 0
 
 
 def _without_spikes(joints_FJ3: FloatArray, fps: float) -> tuple[FloatArray, list[str], str]:
@@ -185,7 +188,7 @@ def _jumps(joints_FJ3: FloatArray, fps: float) -> list[int]:
 
 
 def _feet(joints_FJ3: FloatArray, fps: float) -> list[str]:
-    """What is odd about the feet: the lowest of them hovers most of the time, or slides where it is low."""
+    """What is odd about the feet: the lowest of them hovers most of the time, or slides while it stands."""
     feet_FJ3 = joints_FJ3[:, _FEET]
     floor = joints_FJ3[..., 1].min()
     said = []
@@ -193,9 +196,12 @@ def _feet(joints_FJ3: FloatArray, fps: float) -> list[str]:
     if hover > HOVER_M:
         said.append(f"feet: the lower one is {hover:.2f} m above the lowest point most of the time")
     speed_FJ = np.linalg.norm(np.diff(feet_FJ3[..., [0, 2]], axis=0), axis=-1) * fps
-    low_FJ = feet_FJ3[:-1, :, 1] < floor + 0.06
-    if low_FJ.sum() > 10 and (skate := float(np.median(speed_FJ[low_FJ]))) > SKATE_MPS:
-        said.append(f"feet: they slide at {skate:.1f} m/s while they are down")
+    low_FJ = feet_FJ3[:-1, :, 1] < floor + _LOW_M
+    standing_F = low_FJ.any(axis=1)
+    if standing_F.sum() > 10:
+        slowest_F = np.where(low_FJ, speed_FJ, np.inf).min(axis=1)[standing_F]
+        if (skate := float(np.median(slowest_F))) > SKATE_MPS:
+            said.append(f"feet: the one that stands slides, mostly at {skate:.1f} m/s")
     return said
 
 

@@ -75,8 +75,8 @@ def _convention(  # noqa: PLR0913 - one argument per part of a body
 
 _BONES = "UpLeg Leg Foot ToeBase Shoulder Arm ForeArm Hand"
 CONVENTIONS: tuple[Convention, ...] = (
-    # cgspeed's BVH has Neck and LeftShoulder where Spine1 is. In both of CMU's skeletons the upper neck begins where the
-    # 22 have the neck, as far above the shoulders.
+    # cgspeed's BVH has Neck and LeftShoulder where Spine1 is. In both of CMU's skeletons the upper neck begins where
+    # the 22 have the neck, as far above the shoulders.
     _convention("CMU, cgspeed", "Left{}", "Right{}", _BONES, pelvis="Hips", neck="Neck1", head="Head",
                 marks="LowerBack LHipJoint"),
     _convention("Mixamo", "Left{}", "Right{}", _BONES, pelvis="Hips", neck="Neck", head="Head"),

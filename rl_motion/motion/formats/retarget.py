@@ -27,7 +27,7 @@ _SAME_PLACE = 0.01
 """Joints nearer than this, in legs, are one."""
 _ODD = 3.0
 """A bone so many times longer or shorter than it should be was matched wrongly."""
-_MOST_FPS = 1000.0
+MOST_FPS = 1000.0
 _INDEX = {name: index for index, name in enumerate(JOINT_NAMES)}
 _TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "head")
 _SIDES = ("left", "right")
@@ -76,8 +76,8 @@ def to_body(recording: Recording, names: Convention | None = None, assumed_fps: 
     joints_FJ3[~finite_F] = np.nan
     fps = assumed_fps if recording.fps is None else recording.fps
     rate = () if recording.fps is not None else (f"{fps:g} frames per second: the file does not tell",)
-    if fps > _MOST_FPS:
-        raise UserError(f"got {fps:g} frames per second; want at most {_MOST_FPS:g}; mend the frame time")
+    if fps > MOST_FPS:
+        raise UserError(f"got {fps:g} frames per second; want at most {MOST_FPS:g}; mend the frame time")
     slow = (f"only {fps:g} frames per second: straight lines between them",) if fps < FPS else ()
     return Body(
         joints_FJ3,
