@@ -182,8 +182,12 @@ def solve(joints_FJ3: FloatArray, fps: float, lengths_J: FloatArray | None = Non
     joints: FloatArray = np.asarray(joints_FJ3, np.float64)
     if joints.ndim != 3 or len(joints) < 1 or joints.shape[1:] != (22, 3) or not np.isfinite(joints).all():
         raise ValueError(f"joints: got {joints.shape}, want finite [F >= 1, 22, 3]; cut the padding off and drop NaN")
-    lengths = bone_lengths(joints) if lengths_J is None else np.asarray(lengths_J, np.float64)
-    joints = reshape(joints, lengths)
+    if lengths_J is None:
+        lengths = bone_lengths(joints)
+        joints = HUMANML3D.from_directions(joints[:, 0], _directions(joints), lengths)
+    else:
+        lengths = np.asarray(lengths_J, np.float64)
+        joints = reshape(joints, lengths)
     directions_FJ3 = np.concatenate([np.zeros((len(joints), 1, 3)), _directions(joints)], axis=1)
 
     world_FN4 = np.empty((len(joints), len(NODE_NAMES), 4))

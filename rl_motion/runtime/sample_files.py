@@ -104,7 +104,9 @@ def read_lengths(skeleton: Path) -> FloatArray:
     try:
         body = to_body(read_bvh(skeleton))
     except UserError as error:
-        raise UserError(f"got --skeleton {skeleton}: {str(error).removeprefix('got ')}") from None
+        said = str(error).removeprefix("got ")
+        said = said if said.startswith(str(skeleton)) else f"{skeleton}: {said}"
+        raise UserError(f"got --skeleton {said}; give another file where this one cannot be mended") from None
     for odd in body.wrong:
         _log.warning("--skeleton %s: %s", skeleton, odd)
     finite_F = np.isfinite(body.joints_FJ3).all(axis=(1, 2))

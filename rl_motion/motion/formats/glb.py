@@ -49,39 +49,34 @@ def glb_bytes(rotations: Rotations, title: str, prompt: str) -> bytes:
     for node, (name, children) in enumerate(zip(NODE_NAMES, NODE_CHILDREN, strict=True)):
         place = rest_N3[node] if node == 0 else rotations.offsets_N3[node]
         nodes.append({"name": name, "translation": _plain(place)} | ({"children": list(children)} if children else {}))
-    nodes.append({"name": "Body", "mesh": 0, "skin": 0})
     extras = {"prompt": prompt, "fps": rotations.fps}
-    document = {
+    document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "rl-motion", "extras": extras},
         "scene": 0,
-        "scenes": [{"name": "Motion", "nodes": [0, len(NODE_NAMES)]}],
+        "scenes": [{"name": "Motion", "nodes": [0]}],
         "nodes": nodes,
-        "materials": [
-            {
-                "name": name,
-                "pbrMetallicRoughness": {
-                    "baseColorFactor": [*colour, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.75,
-                },
-            }
-            for name, colour in _MATERIALS.items()
-        ],
-        "meshes": [{"name": "Bones", "primitives": _primitives(binary, rotations, rest_N3)}],
-        "skins": [
-            {
-                "name": "Skeleton",
-                "skeleton": 0,
-                "joints": list(range(len(NODE_NAMES))),
-                "inverseBindMatrices": binary.add(_inverse_binds(rest_N3), "MAT4", _FLOAT),
-            }
-        ],
         "animations": [{"name": title, **_animation(binary, rotations), "extras": extras}],
-        "accessors": binary.accessors,
-        "bufferViews": binary.views,
-        "buffers": [{"byteLength": len(binary.content)}],
-    }  # fmt: skip
+    }
+    # glTF has no mesh without triangles: a body that is one point is a skeleton alone.
+    if primitives := _primitives(binary, rotations, rest_N3):
+        joints = list(range(len(NODE_NAMES)))
+        binds = binary.add(_inverse_binds(rest_N3), "MAT4", _FLOAT)
+        document["scenes"][0]["nodes"].append(len(nodes))
+        nodes.append({"name": "Body", "mesh": 0, "skin": 0})
+        document["skins"] = [{"name": "Skeleton", "skeleton": 0, "joints": joints, "inverseBindMatrices": binds}]
+        document["meshes"] = [{"name": "Bones", "primitives": primitives}]
+        document["materials"] = [_material(name, colour) for name, colour in _MATERIALS.items()]
+    document["accessors"] = binary.accessors
+    document["bufferViews"] = binary.views
+    document["buffers"] = [{"byteLength": len(binary.content)}]
     text = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
     chunks = _chunk(b"JSON", text, b" ") + _chunk(b"BIN\0", bytes(binary.content), b"\0")
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _material(name: str, colour: tuple[float, float, float]) -> dict[str, Any]:
+    surface = {"baseColorFactor": [*colour, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.75}
+    return {"name": name, "pbrMetallicRoughness": surface}
 
 
 def _chunk(kind: bytes, content: bytes, padding: bytes) -> bytes:
