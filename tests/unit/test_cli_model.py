@@ -21,6 +21,7 @@ from rl_motion.models.official import convert as converting
 from rl_motion.models.zoo import ZOO
 from rl_motion.runtime import sampling
 from tests import official_files as official
+from tests.integration.wrong_input.desk import INSTRUCTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +54,7 @@ def _refused(*words):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: got ")
     assert "; want " in line
+    assert INSTRUCTION.search(line), line
     return line
 
 
@@ -222,7 +224,11 @@ OTHER_FILES = {
     "args of another network": (lambda folder: _args(folder, latent_dim=64), "want (64, 263)"),
     "a width that heads cannot share": (lambda folder: _args(folder, latent_dim=30), "make no network"),
     "a text for a number": (lambda folder: _args(folder, layers="8"), "want a int"),
-    "a huge number": (lambda folder: _args(folder, layers=-1), "unknown"),
+    "fewer layers": (lambda folder: _args(folder, layers=7), "unknown"),
+    "no layers": (lambda folder: _args(folder, layers=0), "want 1 to 100"),
+    "no steps": (lambda folder: _args(folder, diffusion_steps=0), "want 1 to 100000"),
+    "more layers than memory": (lambda folder: _args(folder, layers=10**9), "want 1 to 100"),
+    "more positions than memory": (lambda folder: _args(folder, pos_embed_max_len=10**12), "want 1 to 100000"),
     "no json": (lambda folder: (folder / "args.json").write_text("{"), "is no checkpoint that is known"),
     "json of something else": (
         lambda folder: (folder / "args.json").write_text("[1]"),

@@ -185,6 +185,7 @@ def test_stablemofusion_is_described(tmp_path, narrow_clip, given):
     assert "divided by 5" in facts["normalisation"]
     assert "canvas of 196" in facts["frames"]
     assert "guidance 2.5" in facts["official sampler"]
+    assert facts["weights"] == "encoder: there is no average; 7 iterations"
     assert found.parameters == sum(
         tensor.numel()
         for name, tensor in official.small("stablemofusion").items()
@@ -255,7 +256,7 @@ def test_a_checkpoint_with_its_own_schedule_must_have_the_configurations(tmp_pat
     found = layout_of(right).inspect(right)
     assert (found.missing, found.extra) == ((), ())
     wrong = official.write_mdm_smpl(tmp_path / "wrong", state | {"alphas_cumprod": table.flip(0)})
-    with pytest.raises(UserError, match=r"got .*alphas_cumprod are not those of cosine betas with 100.*want.*take"):
+    with pytest.raises(UserError, match=r"got .*alphas_cumprod are not those of cosine betas with 100.*want.*copy"):
         layout_of(wrong).inspect(wrong)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig, UserError
 from rl_motion.models.denoiser import MotionSpace
-from rl_motion.models.layers import check_statistics, refuse_not_finite
+from rl_motion.models.layers import refuse_not_finite
 from rl_motion.models.official.layout import Inspection
 from rl_motion.models.official.reading import read_vector
 from rl_motion.models.zoo import DENOISERS, CheckpointConfig, network_shape, save_checkpoint
@@ -44,6 +44,12 @@ class DataSet:
         return f"{self.title}: {self.features} features a frame ({self.representation}), {self.fps:g} frames per second"
 
 
+TITLES: dict[PredictionType, str] = {
+    "sample": "x0 (sample)",
+    "epsilon": "noise (epsilon)",
+    "v_prediction": "v_prediction",
+}
+"""What is predicted, for the page of facts."""
 HUMANML3D = DataSet("HumanML3D", Representation.HUMANML3D_263, 263, 20.0)
 KIT_ML = DataSet("KIT-ML", Representation.KIT_251, 251, 12.5)
 
@@ -126,7 +132,7 @@ class Found:
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             raise UserError(
                 f"got options beside {self.weights} that make no network ({' '.join(str(error).split())}); want those "
-                "that it was trained with; take both files from one download"
+                "that it was trained with; copy both files from one download"
             ) from error
         return network
 
@@ -135,7 +141,7 @@ class Found:
             if tuple(tensor.shape) != want.get(name, tuple(tensor.shape)):
                 raise UserError(
                     f"got {name} of shape {tuple(tensor.shape)} in {self.weights}; want {want[name]}, as the options "
-                    "beside it say; take both files from one download"
+                    "beside it say; copy both files from one download"
                 )
         finite_or_refused(self.weights, {name: tensor for name, tensor in self.tensors.items() if name in want})
 
@@ -149,7 +155,7 @@ def refuse_incomplete(path: Path, inspection: Inspection) -> None:
     if inspection.missing or inspection.extra:
         raise UserError(
             f"got {path} with {_some(inspection.missing)} missing and {_some(inspection.extra)} unknown; want exactly "
-            f"the tensors of {inspection.what.split(',')[0]}; `rl-motion model inspect` lists them all"
+            f"those of {inspection.what.split(',')[0]}; see all with `rl-motion model inspect`"
         )
 
 
@@ -189,12 +195,26 @@ def data_set_statistics(folder: Path) -> tuple[Tensor, Tensor]:
 def space_of(
     folder: Path, mean_D: Tensor, std_D: Tensor, data: DataSet, normalisation: Normalisation = Normalisation.DATASET
 ) -> MotionSpace:
-    """The feature space, if the statistics are as wide as the data and positive; raises UserError."""
-    try:
-        check_statistics(mean_D, std_D, data.features)
-    except ValueError as error:
-        raise UserError(f"{error} ({folder})") from error
+    """The feature space of these statistics.
+
+    Raises:
+        UserError: they are not as wide as the data, or a deviation is not positive.
+    """
+    refuse_other_statistics(folder, mean_D, std_D, data.features)
     return MotionSpace(mean_D, std_D, data.fps, data.representation, normalisation=normalisation)
+
+
+def refuse_other_statistics(folder: Path, mean_D: Tensor, std_D: Tensor, width: int) -> None:
+    """Refuse a mean and a deviation of another width, or deviations that are not positive; raises UserError."""
+    if {tuple(mean_D.shape), tuple(std_D.shape)} != {(width,)}:
+        raise UserError(
+            f"got mean {tuple(mean_D.shape)} and std {tuple(std_D.shape)} in {folder}; want ({width},) of both; give "
+            "the statistics that this model's data were normalised with"
+        )
+    if not bool((std_D > 0).all()):
+        raise UserError(
+            f"got a deviation of {float(std_D.min()):g} in {folder}; want positive ones; copy the statistics again"
+        )
 
 
 def feet_scale(mean_D: Tensor, std_D: Tensor) -> float | None:
@@ -229,7 +249,7 @@ def _one_of(folder: Path, names: tuple[str, ...]) -> Tensor:
     if path is None:
         raise UserError(
             f"got {folder} without {' or '.join(names)}; want the mean and deviation that the model's data were "
-            "normalised with; HumanML3D and KIT-ML have Mean.npy and Std.npy in their own folder"
+            "normalised with; give their folder (of HumanML3D and KIT-ML, the data set's own)"
         )
     return read_vector(path)
 

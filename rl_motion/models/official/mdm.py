@@ -25,6 +25,7 @@ from rl_motion.models.mdm import MDMConfig
 from rl_motion.models.official.denoisers import (
     HUMANML3D,
     KIT_ML,
+    TITLES,
     Found,
     data_set_statistics,
     space_of,
@@ -43,6 +44,7 @@ _ARCHS: dict[str, Literal["trans_enc", "trans_dec"]] = {"trans_enc": "trans_enc"
 _TEXTS = {"clip": "CLIP ViT-B/32", "bert": "DistilBERT (distilbert-base-uncased)"}
 _BETAS: dict[str, Literal["cosine", "linear"]] = {"cosine": "cosine", "linear": "linear"}
 _HEADS, _TEXT_CUT = 4, 22
+_MOST_WIDTH, _MOST_LAYERS, _MOST_STEPS = 16_384, 100, 100_000
 _OTHER = {
     "context_len": "the completion of prefixes (DiP)",
     "multi_target_cond": "targets for joints",
@@ -107,12 +109,12 @@ def _found(path: Path) -> Found:
     facts = {
         "network": f"{shape.arch}: {shape.num_layers} layers of {shape.latent_dim} channels, {shape.ff_size} hidden, "
         f"{_HEADS} heads" + (", a token of time before the frames" if shape.emb_trans_dec else ""),
-        "weights": f"{which}{' (model_avg)' if averaged else ''}, {weights.name}",
+        "weights": f"{weights.name}, {'model_avg, the average' if averaged else 'without an average'}",
         "data set": str(data),
         "normalisation": "the data set's own Mean.npy and Std.npy, which are not in this folder (--stats)",
         "frames": "padding is masked" if shape.mask_frames else "padding is seen (an old checkpoint: no mask_frames)",
         "schedule": f"{schedule.betas} betas, {schedule.timesteps} timesteps",
-        "predicts": "sample",
+        "predicts": TITLES["sample"],
         "official sampler": f"ancestral, all {schedule.timesteps} steps, "
         + ("guidance 2.5; unconditional: a zero vector before embed_text" if guided else "no guidance"),
         "text encoder": f"{text}, "
@@ -144,7 +146,7 @@ def _refuse_other_models(args: Settings) -> None:
     if other:
         raise UserError(
             f"got {args.path} with {' and '.join(other)}; want text to motion with trans_enc or trans_dec, time added "
-            "to the text; this model is not built here"
+            "to the text; use another checkpoint"
         )
 
 
@@ -155,13 +157,13 @@ def _shape(args: Settings, features: int, tensors: Mapping[str, Tensor]) -> MDMC
     embed = tensors.get("embed_text.weight")
     return MDMConfig(
         features=features,
-        latent_dim=args.value("latent_dim", int),
+        latent_dim=args.whole("latent_dim", _MOST_WIDTH),
         ff_size=MDMConfig().ff_size if first is None else len(first),
-        num_layers=args.value("layers", int),
+        num_layers=args.whole("layers", _MOST_LAYERS),
         num_heads=_HEADS,
         text_dim=MDMConfig().text_dim if embed is None else embed.shape[-1],
         mask_frames=args.value("mask_frames", bool, False),
-        pos_embed_max_len=args.value("pos_embed_max_len", int, 5000),
+        pos_embed_max_len=args.whole("pos_embed_max_len", _MOST_STEPS, 5000),
         arch=arch,
         text_tokens=args.value("text_encoder_type", str, "clip") == "bert",
         emb_trans_dec=arch == "trans_dec" and args.value("emb_trans_dec", bool, False),
@@ -174,10 +176,10 @@ def _schedule(args: Settings) -> ScheduleConfig:
     Raises:
         UserError: linear betas of another number.
     """
-    betas, steps = args.choice("noise_schedule", _BETAS, "cosine"), args.value("diffusion_steps", int)
-    if not 1 <= steps <= 100_000 or (betas == "linear" and steps != 1000):
+    betas, steps = args.choice("noise_schedule", _BETAS, "cosine"), args.whole("diffusion_steps", _MOST_STEPS)
+    if betas == "linear" and steps != 1000:
         raise UserError(
-            f"got {betas} betas of {steps} timesteps in {args.path}; want cosine betas, or linear ones of 1000; no "
-            "other schedule is known here"
+            f"got {betas} betas of {steps} timesteps in {args.path}; want cosine betas, or linear ones of 1000; use "
+            "another checkpoint"
         )
     return ScheduleConfig(betas=betas, timesteps=steps)

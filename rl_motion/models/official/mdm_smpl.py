@@ -21,9 +21,16 @@ from torch import Tensor
 from rl_motion.config import ScheduleConfig, UserError
 from rl_motion.diffusion.schedule import alphas_cumprod
 from rl_motion.models.denoiser import MotionSpace, TextStatistics
-from rl_motion.models.layers import check_statistics
 from rl_motion.models.mdm_smpl import MDMSMPLConfig
-from rl_motion.models.official.denoisers import DataSet, Found, finite_or_refused, read_statistics, space_of
+from rl_motion.models.official.denoisers import (
+    TITLES,
+    DataSet,
+    Found,
+    finite_or_refused,
+    read_statistics,
+    refuse_other_statistics,
+    space_of,
+)
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.options import Settings, mentions_json, read_settings
 from rl_motion.models.official.reading import read_torch, state_dict_of
@@ -37,6 +44,7 @@ _PREDICTIONS: dict[str, PredictionType] = {"x": "sample", "eps": "epsilon"}
 _BETAS: dict[str, Literal["cosine"]] = {"src.model.schedule.cosine.CosineBetaSchedule": "cosine"}
 _TARGETS = {"src.model.mdm_smpl.TransformerDenoiser": "TransformerDenoiser"}
 _FEATURES, _TOKENS = 205, 77
+_MOST_WIDTH, _MOST_LAYERS, _MOST_STEPS = 16_384, 100, 100_000
 _CLIP, _CLIP_NAMES = "CLIP ViT-B/32", ("ViT-B/32", "clip")
 _CUMULATIVE = "alphas_cumprod"
 
@@ -96,7 +104,7 @@ def _found(path: Path) -> tuple[Found, Mapping[str, Tensor]]:
         "normalisation": "its own mean and std of motion and of text embeddings, from the checkpoint",
         "frames": "padding is masked",
         "schedule": f"{schedule.betas} betas, {schedule.timesteps} timesteps",
-        "predicts": prediction,
+        "predicts": TITLES[prediction],
         "official sampler": f"ancestral, all {schedule.timesteps} steps, guidance 2.5; unconditional: the empty text",
         "text encoder": f"{_CLIP}, pooled, normalised",
         "licence": "non-commercial (NVIDIA)",
@@ -123,14 +131,18 @@ def _refuse_other_texts(config: Settings) -> None:
     if name not in _CLIP_NAMES:
         raise UserError(
             f"got text encoder {name[:100]!r} in {config.path}; want {_CLIP_NAMES[0]}, whose pooled embedding is one "
-            "token; no other is read here"
+            "token; use another checkpoint"
         )
 
 
 def _shape(config: Settings) -> MDMSMPLConfig:
     config.choice(f"{_DENOISER}._target_", _TARGETS)
     whole = {
-        ours: config.value(f"{_DENOISER}.{theirs}", int)
+        ours: config.whole(
+            f"{_DENOISER}.{theirs}",
+            _MOST_LAYERS if ours == "num_layers" else _MOST_WIDTH,
+            least=0 if ours == "num_registers" else 1,
+        )
         for ours, theirs in {
             "features": "nfeats",
             "latent_dim": "latent_dim",
@@ -147,11 +159,11 @@ def _shape(config: Settings) -> MDMSMPLConfig:
 def _schedule(config: Settings, weights: Path, state: Mapping[str, Tensor]) -> ScheduleConfig:
     """From the configuration, compared with the checkpoint's own table where it has one; raises UserError."""
     betas = config.choice("diffusion.schedule._target_", _BETAS)
-    steps, offset = config.value("diffusion.timesteps", int), config.value("diffusion.schedule.s", float, 0.008)
-    if not 1 <= steps <= 100_000 or offset != 0.008:
+    steps, offset = config.whole("diffusion.timesteps", _MOST_STEPS), config.value("diffusion.schedule.s", float, 0.008)
+    if offset != 0.008:
         raise UserError(
-            f"got {steps} timesteps and s {offset:g} in {config.path}; want a cosine schedule with s 0.008; no other "
-            "is known here"
+            f"got {steps} timesteps and s {offset:g} in {config.path}; want a cosine schedule with s 0.008; use "
+            "another checkpoint"
         )
     schedule = ScheduleConfig(betas=betas, timesteps=steps)
     stored = state.get(_CUMULATIVE)
@@ -159,7 +171,7 @@ def _schedule(config: Settings, weights: Path, state: Mapping[str, Tensor]) -> S
     if stored is not None and (stored.shape != want.shape or not torch.allclose(stored.double(), want, atol=1e-5)):
         raise UserError(
             f"got {weights}, whose {_CUMULATIVE} are not those of {betas} betas with {steps} timesteps; want the "
-            f"schedule of {config.path}; take both files from one download"
+            f"schedule of {config.path}; copy both files from one download"
         )
     return schedule
 
@@ -177,10 +189,7 @@ def _space(folder: Path, found: Found, state: Mapping[str, Tensor]) -> MotionSpa
     """
     (mean_D, std_D), (mean_C, std_C) = (_statistics(folder, found.weights, state, kind) for kind in _KINDS)
     space = space_of(folder / "motion_stats", mean_D, std_D + _STD_EPS, found.data)
-    try:
-        check_statistics(mean_C, std_C + _STD_EPS, found.shape.text_dim)
-    except ValueError as error:
-        raise UserError(f"{error} ({folder / 'text_stats'})") from error
+    refuse_other_statistics(folder / "text_stats", mean_C, std_C + _STD_EPS, found.shape.text_dim)
     text = TextStatistics(mean_C, std_C + _STD_EPS)
     return MotionSpace(space.mean_D, space.std_D, space.fps, space.representation, text)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,10 @@ class Options:
         return self.choice(key, {"True": True, "False": False})
 
     def whole(self, key: str) -> int:
-        """A whole number."""
+        """A whole number from 1."""
         value = self.text(key)
-        if not value.isdecimal() or len(value) > 6:
-            raise self._bad(key, "a whole number")
+        if not re.fullmatch("[1-9][0-9]{0,5}", value):
+            raise self._bad(key, "a whole number from 1")
         return int(value)
 
     def number(self, key: str, default: float) -> float:
@@ -69,7 +70,11 @@ class Options:
             values = ast.literal_eval(self.text(key))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             values = None
-        if not isinstance(values, list) or not values or not all(type(v) is int and 0 < v < 1000 for v in values):
+        if (
+            not isinstance(values, list)
+            or not 0 < len(values) < 20
+            or not all(type(v) is int and 0 < v < 1000 for v in values)
+        ):
             raise self._bad(key, "a list like [2, 2, 2, 2]")
         return tuple(values)
 
@@ -96,6 +101,13 @@ class Settings:
             raise _bad(self.path, name, found, f"a {kind.__name__}")
         checked: K = found
         return checked
+
+    def whole(self, name: str, most: int, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number up to `most`: more would build what no memory holds."""
+        found = self.value(name, int, default)
+        if not least <= found <= most:
+            raise _bad(self.path, name, found, f"{least} to {most}")
+        return found
 
     def choice(self, name: str, known: Mapping[str, V], default: str | None = None) -> V:
         """What a text stands for; no other is known."""
@@ -153,13 +165,13 @@ def _under(content: Any, name: str) -> Any:
 
 def _absent(path: Path, key: str) -> UserError:
     return UserError(
-        f"got {path} without {key!r}; want the file that the training wrote; take it from the download that the "
-        "weights are from"
+        f"got {path} without {key!r}; want the file that the training wrote; copy it from the download that "
+        "the weights are from"
     )
 
 
 def _bad(path: Path, key: str, value: object, wanted: str) -> UserError:
     return UserError(
-        f"got {key} {str(value)[:100]!r} in {path}; want {wanted}; take the file from the download that the weights "
-        "are from"
+        f"got {key} {str(value)[:100]!r} in {path}; want {wanted}; copy the file from the download that the "
+        "weights are from"
     )

@@ -29,8 +29,8 @@ def _inspect_checkpoint(path: Path) -> Inspection:
     kinds = {**DENOISERS, **RETRIEVAL, **EVALUATORS}
     if kind not in kinds:
         raise UserError(
-            f"got a {kind[:60]!r} checkpoint in {path}; want {', '.join(kinds)}; update rl-motion, or correct its "
-            "config.json"
+            f"got a {kind[:60]!r} checkpoint in {path}; want {', '.join(kinds)}; correct its "
+            "config.json, or use a newer rl-motion"
         )
     model: Any = EvaluatorConfig if kind in EVALUATORS else CheckpointConfig
     try:

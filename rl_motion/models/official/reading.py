@@ -151,5 +151,5 @@ def damaged(path: Path, why: object) -> UserError:
     reason = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
     return UserError(
         f"got {path} that cannot be read ({' '.join(reason.split())[:200]}); want the file as its authors publish it; "
-        "download it again, and compare its size"
+        "copy it again, and compare its size"
     )

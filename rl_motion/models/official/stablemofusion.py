@@ -27,6 +27,7 @@ from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.official.denoisers import (
     HUMANML3D,
     KIT_ML,
+    TITLES,
     Found,
     biased,
     close_to,
@@ -89,8 +90,8 @@ def _found(path: Path) -> Found:
     options = read_options(folder / "opt.txt")
     if options.flag("no_adagn"):
         raise UserError(
-            f"got no_adagn: True in {options.path}; want a network with AdaGN, as the published ones have; no other is "
-            "built here"
+            f"got no_adagn: True in {options.path}; want a network with AdaGN, as the published ones have; use "
+            "another checkpoint"
         )
     data = options.choice("dataset_name", _DATA)
     betas, steps = options.choice("beta_schedule", _BETAS), options.whole("diffusion_steps")
@@ -105,13 +106,13 @@ def _found(path: Path) -> Found:
         "network": f"T2MUnet, levels of {', '.join(str(shape.base_dim * by) for by in shape.dim_mults)} channels, "
         f"time {shape.time_dim}, {'linear' if shape.linear_attention else 'full'} cross-attention",
         "text layers": f"{shape.num_text_layers}, of {shape.text_latent_dim} channels, {shape.text_ff_size} hidden",
-        "weights": f"{which} ({'model_ema' if averaged else 'encoder'}), "
+        "weights": f"{'model_ema, the average' if averaged else 'encoder: there is no average'}; "
         f"{content.get('total_it', 'unknown')} iterations",
         "data set": str(data),
         "normalisation": f"meta/std.npy as it is: the data set's, root and contacts divided by {_bias(options):g}",
         "frames": f"a canvas of {_CANVAS}: padding is seen, so the whole canvas is sampled and scored",
         "schedule": f"{betas} betas, {steps} timesteps",
-        "predicts": prediction,
+        "predicts": TITLES[prediction],
         "official sampler": f"SDE-DPM-Solver++, Karras sigmas, 10 steps, {guidance if guided else 'no guidance'}",
         "text encoder": f"{_CLIP}, all {_TOKENS} token states, padding included",
         "licence": "MIT (code)",
