@@ -63,7 +63,7 @@ def _fill(encoder: TextEncoder, form: Form, texts: Sequence[str], console: Conso
             read([text])
             count(done)
     if encoder.computed:
-        _log.info("text features: %s read %d of %d texts anew", name, encoder.computed, len(texts))
+        _log.info("text features: %s ran %d times for %d texts", name, encoder.computed, len(texts))
 
 
 @contextmanager

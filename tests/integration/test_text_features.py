@@ -103,10 +103,10 @@ def test_the_filling_says_how_far_it_is_and_is_cheap_to_repeat(
     with caplog.at_level("INFO"):
         text_features.fill(job, frontend.Workshop(), prompts, Console(file=out, width=60))
         assert out.getvalue() == "text features, distilbert: 12/12\n"  # ten prompts, "a" and ""
-        assert "read 12 of 12 texts anew" in caplog.text
+        assert "distilbert ran 12 times for 12 texts" in caplog.text
         caplog.clear()
         text_features.fill(job, frontend.Workshop(), prompts, Console(file=out, width=60))
-        assert "anew" not in caplog.text
+        assert " ran " not in caplog.text
     assert torch.get_num_threads() == before
     torch.set_num_threads(3)  # those of the job are the ones that count
     try:
