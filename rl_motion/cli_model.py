@@ -69,7 +69,7 @@ def convert(
         Path | None, typer.Option("--out", metavar="DIR", help="The directory to make; default: models/<PATH's name>.")
     ] = None,
 ) -> None:
-    """Write the project's own checkpoint of an official one, once; --set model.name=DIR and sample --model DIR use it.
+    """Write the project's own checkpoint of an official one, once, and say how it is used.
 
     It is loaded and tried on a text before it appears: a folder that is there, works.
     """
@@ -83,10 +83,22 @@ def convert(
         if done.text_encoder is not None:
             lines.append(f"text encoder: {_shown(done.text_encoder)}")
         lines += [f"note:         {note}" for note in done.inspection.notes]
-        lines.append(f"use it:       rl-motion sample --model {folder} --prompt '...'")
-        lines.append(f"              rl-motion train JOB --set model.name={folder}")
+        lines += [f"{'use it:' if n == 0 else '':13} {use}" for n, use in enumerate(_uses(done.folder, folder))]
         for line in lines:
             typer.echo(printable(line))
+
+
+def _uses(folder: Path, shown: str) -> list[str]:
+    """What can be done with a converted checkpoint, by its kind."""
+    from rl_motion.models.official.reading import read_json
+    from rl_motion.models.zoo import EVALUATORS, RETRIEVAL
+
+    kind = read_json(folder / "config.json")["kind"]
+    if kind in RETRIEVAL:
+        return [f"rewards: [{{name: tmr, model: {shown}}}] in a job"]
+    if kind in EVALUATORS:
+        return [f"rl_motion.models.zoo.load_evaluator({shown}) in Python; it judges, and is never a reward"]
+    return [f"rl-motion sample --model {shown} --prompt '...'", f"rl-motion train JOB --set model.name={shown}"]
 
 
 def _lines(inspection: Inspection, path: Path) -> list[str]:

@@ -6,10 +6,13 @@ embedding depends on it (EricGuo5513/text-to-motion: utils/word_vectorizer.py, d
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
+
+from torch import Tensor
 
 from rl_motion.models.evaluator import Evaluator, Vocabulary
 from rl_motion.models.guo import SEGMENT
@@ -34,6 +37,8 @@ CLASS_OF: Mapping[str, str] = {word: name for name, words in _CLASSES.items() fo
 MOST_WORDS = 20
 """Words of a caption that are read; its two ends are marked beside them."""
 _TAGGED = re.compile(r"[^/\s]+/[A-Z]+")
+_SHOWN = 6
+_log = logging.getLogger(__name__)
 
 
 class GloveVocabulary(Vocabulary):
@@ -41,15 +46,31 @@ class GloveVocabulary(Vocabulary):
 
     A text is `word/POS` tokens, separated by spaces, as HumanML3D's text files have them, or a plain caption: then the
     project's tagger makes the tokens (`rl_motion.prompts.words`), which are not always those of HumanML3D's. A word
-    that the file lacks is `unk`, of no part of speech.
+    that the file lacks is `unk`, of no part of speech, and is told of once.
     """
 
     pos: ClassVar[tuple[str, ...]] = POS
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Number the words, as `Vocabulary` does; raises what it does."""
+        super().__init__(words)
+        self._strange: set[str] = set()
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Vocabulary` does, with a warning that names the words that it lacks, each once."""
+        known = set(self._strange)
+        found = super().read(texts)
+        if new := sorted(self._strange - known):
+            named = ", ".join(new[:_SHOWN]) + (", ..." if len(new) > _SHOWN else "")
+            _log.warning("the evaluator lacks %d words of these captions, and reads unk: %s", len(new), named)
+        return found
 
     def _words(self, text: str) -> list[tuple[int, int]]:
         found = []
         for token in tokens_of(text)[:MOST_WORDS]:
             word, _, tag = token.partition("/")
+            if word not in self._number:
+                self._strange.add(word)
             column = CLASS_OF.get(word, tag) if word in self._number else "OTHER"
             found.append((self._number.get(word, 0), POS.index(column if column in POS else "OTHER")))
         return found

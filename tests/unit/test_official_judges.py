@@ -228,6 +228,15 @@ def test_captions_are_cut_after_twenty_words_and_plain_ones_are_tagged(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(plain, tagged, strict=True))
 
 
+def test_words_that_the_vectors_lack_are_told_of_once(caplog):
+    vocabulary = GloveVocabulary(["unk", "sos", "eos", "walk"])
+    vocabulary.read(["walk/VERB"])
+    assert not caplog.records
+    vocabulary.read(["zebra/NOUN walk/VERB", "lantern/NOUN zebra/NOUN"])
+    vocabulary.read(["zebra/NOUN"])
+    assert caplog.messages == ["the evaluator lacks 2 words of these captions, and reads unk: lantern, zebra"]
+
+
 def test_the_special_classes_are_the_published_ones():
     read = GloveVocabulary(["unk", "sos", "eos", "walk", "slowly", "floor", "knee", "curve", "two"]).read
     tags = read(["walk/NOUN slowly/ADV floor/NOUN knee/NOUN curve/VERB two/NUM"])[1][0, 1:-1]
@@ -322,6 +331,7 @@ def test_the_commands(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     made = sorted(file.name for file in (tmp_path / "judge").iterdir())
     assert made == ["README.md", "config.json", "model.safetensors", "words.json"]
+    assert "use it:       rl_motion.models.zoo.load_evaluator(judge)" in done.output
     (path / "model" / "finest.tar").write_bytes(b"")
     broken = CliRunner().invoke(app, ["model", "convert", str(path), "--out", "other"])
     assert broken.exit_code == 2
