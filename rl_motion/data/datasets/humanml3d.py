@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -130,7 +130,7 @@ def _read_ids(path: Path) -> _Ids:
                 split_of[name] = split
             else:
                 reports.append(FileReport(f"{split}.txt", (f"{name} is of {first}, too",), left_out="in two splits"))
-    reports += _left_over(path, split_of)
+    reports += _left_over(path, {name for names in listed.values() for name in names})
     ordered = {name: split for want in reversed(SPLITS) for name, split in split_of.items() if split == want}
     return _Ids(ordered, tuple(reports))
 
@@ -152,9 +152,9 @@ def _ids_in(path: Path) -> tuple[list[str], list[FileReport]]:
     return list(names), reports
 
 
-def _left_over(path: Path, split_of: Mapping[str, str]) -> Iterator[FileReport]:
+def _left_over(path: Path, named: Set[str]) -> Iterator[FileReport]:
     """Motions that no split names: how many, and some of them."""
-    over = sorted({file.stem for file in (path / MOTIONS).glob("*.npy")} - split_of.keys())
+    over = sorted({file.stem for file in (path / MOTIONS).glob("*.npy")} - named)
     if over:
         shown = ", ".join(over[:_SHOWN])
         yield FileReport(MOTIONS, (f"{len(over)} motions that no split names, such as {shown}",))
