@@ -137,6 +137,8 @@ class Denoising:
 
     noise_BFD: where it starts. sigma: noise scale of the S + 1 latents, alpha^2 + sigma^2 = 1.
     step: (k, latent, x0 predicted one step before, None at the first) -> (x0 predicted at the latent, next latent).
+    reference: (k, latent) -> x0 that the reference (adapter off) predicts there; without gradient.
+    elements_B: scored elements of each row's latent, float64; a predicted x0 is zero elsewhere.
     finish: the last latent -> the final sample, as `Trajectory.sample`.
     decode: a predicted x0 or the final sample -> un-normalised motion.
     """
@@ -144,6 +146,8 @@ class Denoising:
     noise_BFD: Tensor
     sigma: tuple[float, ...]
     step: Callable[[int, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+    reference: Callable[[int, Tensor], Tensor]
+    elements_B: Tensor
     finish: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Motions]
 

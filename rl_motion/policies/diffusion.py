@@ -228,10 +228,16 @@ class DiffusionPolicy:
             x0_BFD = predict(k, x_BFD)
             return x0_BFD, self._draw(unit, k, *self._tables.transition(k, x_BFD, x0_BFD, x0_prev))
 
+        def reference(k: int, x_BFD: Tensor) -> Tensor:
+            with torch.no_grad(), self._adapter_off():
+                return predict(k, x_BFD)
+
         return Denoising(
             noise_BFD=self._noise(unit, 0),
             sigma=self._tables.sigma[: self.transitions + 1],
             step=step,
+            reference=reference,
+            elements_B=self._elements(length_B),
             finish=lambda x_BFD: self._finish(predict, x_BFD),
             decode=lambda x0_BFD: self._denoiser.decode(x0_BFD, length_B.to(self._device)),
         )

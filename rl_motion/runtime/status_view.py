@@ -66,7 +66,7 @@ def _headline(status: RunStatus, held: bool) -> Text:
 
 
 def _lines(status: RunStatus) -> Iterator[str]:
-    shown = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction"}
+    shown = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction", "drift": "policy/drift"}
     shown |= {"staleness": "policy/staleness", "prompts drawn": "prompts/drawn", "flat": "prompts/flat"}
     shown |= {"set aside": "prompts/set_aside", "skipped": "learner/skipped_steps"}
     known = {word: status.metrics.get(name) for word, name in shown.items()}

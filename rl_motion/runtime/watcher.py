@@ -36,6 +36,7 @@ _MAIN = (
     "reward/",
     "policy/kl",
     "policy/clip_fraction",
+    "policy/drift",
     "policy/staleness",
     "prompts/",
     "learner/",
