@@ -94,6 +94,14 @@ def test_positions_of_every_joint_take_the_place_of_offsets(tmp_path):
     assert got.notes == ()
 
 
+def test_positions_that_turn_far_from_their_offsets_still_take_their_place(tmp_path):
+    """A handstand: every bone is twice its length away from where it was in frame 0."""
+    flipped = np.concatenate([walk()[:2], walk()[2:] * [1.0, -1.0, -1.0]])
+    got = read(tmp_path, placed_bvh(JOINT_NAMES, PARENTS, flipped))
+    at = [got.names.index(name) for name in JOINT_NAMES]
+    np.testing.assert_allclose(got.positions_FJ3[:, at], flipped, atol=1e-6)
+
+
 def test_positions_near_zero_are_added_to_offsets(tmp_path):
     text = arm(["0 0 0 0 0 0 0 0 0.1 0 0 0", "0 0 0 0 0 0 0 0 -0.1 0 0 0"], "Zrotation Xrotation Yrotation").replace(
         "CHANNELS 3", "CHANNELS 6 Xposition Yposition Zposition"

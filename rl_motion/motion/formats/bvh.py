@@ -3,8 +3,8 @@
 The hierarchy is words, the motion is numbers; blanks, tabs, line ends, upper and lower case do not matter, and what
 follows `#` or `//` is comment. Angles are degrees. A joint's channels are applied in their order: `Zrotation Xrotation
 Yrotation` is Rz Rx Ry. Position channels take the place of a joint's OFFSET, as Blender and MotionBuilder have it;
-where those of a joint other than the root are nearer to zero than to the OFFSET, they are added to it, and a note says
-so. Lengths are in the file's unit: BVH does not name one.
+where those of the joints below the root are far shorter than their OFFSETs, they are added to them, and a note says so.
+Lengths are in the file's unit: BVH does not name one.
 
 An `End Site` becomes a joint named `<parent>_end`: the toes of some skeletons are nothing else.
 Shape legend: F frames, J joints, C channels of a frame.
@@ -35,6 +35,8 @@ _COMMENT = re.compile(r"(?:^|\s)(?:#|//).*")
 _WHOLE_FPS = 5e-4
 """`Frame Time: 0.0083333` means 120 frames per second; 29.97 is not 30."""
 MAX_SECONDS_PER_FRAME = 10.0
+_SMALL = 0.3
+"""Of the bones' lengths: positions below are moves."""
 
 
 @dataclass(slots=True)
@@ -311,17 +313,13 @@ def _recording(
                 rotations_FJ33[:, joint] = rotations_FJ33[:, joint] @ turn_F33
             else:
                 offsets_FJ3[:, joint, axis] = values_FC[:, column]
-        added = [joint for joint in _placed(channels_C) if _is_added(offsets_FJ3[:, joint], offsets_J3[joint])]
-        for joint in added:
-            moved = [axis for index, kind, axis in channels_C if (index, kind) == (joint, "position")]
-            offsets_FJ3[:, joint, moved] += offsets_J3[joint, moved]
+        placed = [(joint, axis) for joint, kind, axis in channels_C if kind == "position" and joint > 0]
+        added = _are_added(offsets_FJ3, offsets_J3, placed)
+        if added:
+            for joint, axis in placed:
+                offsets_FJ3[:, joint, axis] += offsets_J3[joint, axis]
         parents = tuple(joint.parent for joint in joints)
         positions_FJ3 = forward_kinematics(parents, offsets_FJ3, rotations_FJ33)
-    notes = []
-    if added:
-        notes.append(
-            f"positions of {len(added)} joints ({shown(joints[added[0]].name)} and so on) are added to their offsets"
-        )
     return Recording(
         names=tuple(joint.name for joint in joints),
         parents=parents,
@@ -330,7 +328,7 @@ def _recording(
         offsets_J3=offsets_J3,
         rotations_FJ33=rotations_FJ33,
         ends=frozenset(index for index, joint in enumerate(joints) if joint.end),
-        notes=tuple(notes),
+        notes=("positions below the root are small: they are added to the offsets",) if added else (),
     )
 
 
@@ -340,17 +338,12 @@ def frame_rate(frame_seconds: float) -> float:
     return float(round(fps)) if abs(fps - round(fps)) < _WHOLE_FPS * fps else fps
 
 
-def _placed(channels_C: list[tuple[int, str, int]]) -> list[int]:
-    """The joints but the root that have positions of their own; the root's offset would shift the world alone."""
-    return sorted({joint for joint, kind, _ in channels_C if kind == "position" and joint > 0})
-
-
-def _is_added(placed_F3: FloatArray, offset_3: FloatArray) -> bool:
-    """Whether a joint's positions are nearer to zero than to its offset."""
-    moved = placed_F3 != offset_3
-    if not moved.any():
-        return False
-    columns = moved.any(axis=0)
-    from_zero = np.median(np.abs(placed_F3[:, columns]).sum(axis=1))
-    from_offset = np.median(np.abs(placed_F3[:, columns] - offset_3[columns]).sum(axis=1))
-    return bool(from_zero < from_offset)
+def _are_added(placed_FJ3: FloatArray, offsets_J3: FloatArray, placed: list[tuple[int, int]]) -> bool:
+    """Whether positions of joints below the root are no bones, which are as long as the offsets, but small moves."""
+    joints = sorted({joint for joint, _ in placed})
+    moves_FJ3 = np.zeros_like(placed_FJ3)
+    bones_J3 = np.zeros_like(offsets_J3)
+    for joint, axis in placed:
+        moves_FJ3[:, joint, axis], bones_J3[joint, axis] = placed_FJ3[:, joint, axis], offsets_J3[joint, axis]
+    moved = float(np.median(np.linalg.norm(moves_FJ3[:, joints], axis=-1).sum(axis=1)))
+    return bool(moved < _SMALL * float(np.linalg.norm(bones_J3, axis=-1).sum()))

@@ -39,7 +39,7 @@ JUMP_MPS = 15.0
 _JUMP_M, _SPIKE_M = 0.1, 0.06
 SPIKE_MPS2 = 300.0
 """Acceleration, over frames, that no joint has: boxers and dancers of the CMU database have up to 200."""
-STATIC_M = 0.03
+STATIC_M = 0.025
 """Range of every joint in a clip that shows no motion."""
 HOVER_M, SKATE_MPS, WOBBLE = 0.12, 0.6, 0.1
 _LOW_M = 0.06
