@@ -63,13 +63,17 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _FromData(TorchFunctionMode):
-    """torch.tensor and torch.as_tensor read no data for `meta`."""
+    """For `meta` torch reads no data: neither that of torch.tensor nor places to look up that are lists."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            places = args[1] if isinstance(args[1], tuple) else (args[1],)
+            listed = tuple(torch.tensor(place) if isinstance(place, list | tuple) else place for place in places)
+            args = (args[0], listed, *args[2:])
         return func(*args, **kwargs)
 
 
@@ -104,6 +108,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         away = isinstance(args[0], AwayTensor)
     held = {**kwargs, "device": torch.device("cpu")} if goes == AWAY else kwargs
     found = func(*tree_map(_held, args), **tree_map(_held, held))
+    if away and func is _aten._pack_padded_sequence.default:
+        return AwayTensor(found[0]), found[1]  # how many rows each step has is always on the CPU
     written = [argument for argument in func._schema.arguments if argument.alias_info and argument.alias_info.is_write]
     if written and written[0] is func._schema.arguments[0]:
         return args[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,9 +70,9 @@ def _make_exact() -> None:
     cuBLAS reads the variable when it is used first.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    backends: Any = torch.backends  # whose types lack some of these
+    for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        part.fp32_precision = "ieee"
     # Not refused but warned of: running sums and medians, which joints and sentinels are made of, have no other.
     torch.use_deterministic_algorithms(True, warn_only=True)
     for name in ("cumsum_cuda_kernel", "median CUDA with indices output"):
