@@ -164,9 +164,21 @@ def test_the_commands_of_pools_exist() -> None:
     assert {command: why for command in found if (why := complaint(command))} == {}
 
 
+def test_the_commands_of_data_sets_exist() -> None:
+    found = commands((ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    assert any("data import" in command for command in found)
+    assert {command: why for command in found if (why := complaint(command))} == {}
+
+
 def test_the_commands_of_reports_exist() -> None:
     found = commands((ROOT / "docs" / "report.md").read_text(encoding="utf-8"))
     assert any("--ab-answers" in command for command in found)
+    assert {command: why for command in found if (why := complaint(command))} == {}
+
+
+def test_the_commands_of_checkpoints_exist() -> None:
+    found = commands((ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8"))
+    assert sum("model convert" in command for command in found) >= 4
     assert {command: why for command in found if (why := complaint(command))} == {}
 
 
