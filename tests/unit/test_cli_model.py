@@ -79,6 +79,18 @@ def test_inspect_says_what_it_is_and_what_is_missing_and_extra(mdm):
     assert lines[-1] == f"next: rl-motion model convert {mdm} --text-encoder DIR --stats DIR"
 
 
+def test_the_example_in_the_docs_is_what_inspect_prints(tmp_path, root, monkeypatch):
+    """All but the widths, which are small here."""
+    page = (root / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    example = page.split("$ rl-motion model inspect save/humanml_trans_enc_512\n")[1].split("```")[0].splitlines()
+    monkeypatch.chdir(tmp_path)
+    official.write_mdm(tmp_path / "save" / "humanml_trans_enc_512", official.small("mdm"))
+    said = _run("inspect", "save/humanml_trans_enc_512").stdout.splitlines()
+    assert len(said) == len(example)
+    differing = [line.split()[0] for line, printed in zip(example, said, strict=True) if line != printed]
+    assert differing == ["network", "parameters"]
+
+
 def test_inspect_knows_the_projects_own_forms(tmp_path):
     done = _run("inspect", ZOO / "t2m-unet-embedded")
     (line,) = done.stdout.splitlines()

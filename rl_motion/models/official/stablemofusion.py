@@ -129,6 +129,7 @@ def _found(path: Path) -> Found:
         tensors=tensors,
         facts=facts,
         notes=_notes(folder, options),
+        options=("--text-encoder",) if (folder / "meta").is_dir() else ("--text-encoder", "--stats"),
     )
 
 
