@@ -61,7 +61,7 @@ class GloveVocabulary(Vocabulary):
         known = set(self._strange)
         found = super().read(texts)
         if new := sorted(self._strange - known):
-            named = ", ".join(new[:_SHOWN]) + (", ..." if len(new) > _SHOWN else "")
+            named = ", ".join(map(ascii, new[:_SHOWN])) + (", ..." if len(new) > _SHOWN else "")
             _log.warning("the evaluator lacks %d words of these captions, and reads unk: %s", len(new), named)
         return found
 
@@ -79,8 +79,8 @@ class GloveVocabulary(Vocabulary):
 class PublishedEvaluator(Evaluator):
     """The evaluator with the official loader's motion: whole segments, counted from the first frame.
 
-    The official loader also starts at random, up to three frames later, and leaves the last segment out of every third
-    motion: augmentation, which is left out here.
+    The official loader cuts a random stretch out, as many segments as there are or, for every third motion, one less:
+    augmentation, which is left out here.
     """
 
     own_heading: ClassVar[bool] = False

@@ -234,7 +234,7 @@ def test_words_that_the_vectors_lack_are_told_of_once(caplog):
     assert not caplog.records
     vocabulary.read(["zebra/NOUN walk/VERB", "lantern/NOUN zebra/NOUN"])
     vocabulary.read(["zebra/NOUN"])
-    assert caplog.messages == ["the evaluator lacks 2 words of these captions, and reads unk: lantern, zebra"]
+    assert caplog.messages == ["the evaluator lacks 2 words of these captions, and reads unk: 'lantern', 'zebra'"]
 
 
 def test_the_special_classes_are_the_published_ones():

@@ -112,13 +112,13 @@ def own_space(folder: Path, mean_D: Tensor, std_D: Tensor, data: DataSet, kind: 
     Raises:
         UserError: they are of another width, not positive, or of another of the field's four conventions.
     """
-    space = space_of(folder, mean_D, std_D, data)
+    space = space_of(folder, mean_D, std_D, data, kind)
     scale = feet_scale(mean_D, std_D)
     told = None if scale is None else told_by(scale, std_D)
     if scale is not None and told != kind:
         whose = f"the convention {told!s}" if told else f"no known convention (contacts divided by {scale:.3g})"
         raise UserError(f"got statistics of {whose} in {folder}; want {_WHERE[kind]}; add --stats DIR with these")
-    return MotionSpace(space.mean_D, space.std_D, space.fps, space.representation, normalisation=kind)
+    return space
 
 
 def told_by(scale: float, std_D: Tensor) -> Normalisation | None:
