@@ -72,7 +72,10 @@ class Beside:
                 wrong.append(f"{fault}: {shown(said)}")
             else:
                 found.append(caption)
-        return tuple({caption.text: caption for caption in found[::-1]}.values())[::-1], tuple(wrong)
+        unique = dict[str, Caption]()
+        for caption in found:
+            unique.setdefault(caption.text, caption)
+        return tuple(unique.values()), tuple(wrong)
 
     def mirrored(self, file: Path, captions: Sequence[Caption]) -> tuple[Caption, ...]:
         """Captions of its mirror image: those told, or the same where none speaks of a side; else none."""
@@ -181,6 +184,14 @@ def _text_caption(line: str) -> tuple[Caption, str]:
     caption = Caption(" ".join(text.split()), tuple(more[0].split()) if len(more) == 3 else ())
     if caption_fault(caption) and not caption_fault(Caption(caption.text)):
         caption = Caption(caption.text)
-    if len(more) == 3 and any(time.strip() not in {"0", "0.0", "nan", ""} for time in more[1:]):
+    if len(more) == 3 and not all(map(_is_no_time, more[1:])):
         return caption, f"of a part alone, {shown('#'.join(more[1:]))} s"
     return caption, caption_fault(caption)
+
+
+def _is_no_time(text: str) -> bool:
+    """HumanML3D writes 0.0 and nan for a caption of the whole motion."""
+    try:
+        return float(text) == 0 or float(text) != float(text)
+    except ValueError:
+        return not text.strip()

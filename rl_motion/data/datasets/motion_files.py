@@ -149,22 +149,27 @@ def _file_entries(work: _Files, files: list[Path], split_of: Mapping[str, str]) 
     for file in files:
         name = file.relative_to(work.root).as_posix()
         try:
-            done = _Done.of(work, file)
+            done, clips, card = _made(work, file, split_of)
         except Exception as error:  # one file never loses the others, whatever it makes a reader do
-            done = _Done(("",), wrong=(_plainly(error, file),), left_out=_reason(error))
-        captions, wrong = work.told.captions(file)
-        done = replace(done, wrong=(*done.wrong, *wrong))
-        trial = work.told.trial(file)
-        clips = list[Clip]()
-        if done.joints_FJ3 is not None and not done.left_out:
-            clips, unmirrored = _clips(
-                done.joints_FJ3, Clip(file_id(file, work.root), split_of[trial], trial, _NONE_FD, captions),
-                work.told.mirrored(file, captions), work.options,
-            )  # fmt: skip
-            done = replace(done, guessed=(*done.guessed, *unmirrored))
+            done, clips = _Done(wrong=(_plainly(error, file),), left_out=_reason(error)), []
+            card = done.picture(name, ())
         yield FileReport(name, done.wrong, done.guessed, done.left_out)
         yield from clips
-        work.pictures.append(done.picture(name, captions))
+        work.pictures.append(card)
+
+
+def _made(work: _Files, file: Path, split_of: Mapping[str, str]) -> tuple[_Done, list[Clip], pictures.Picture]:
+    """What becomes of a file, its clips, and what the page shows of it."""
+    done = _Done.of(work, file)
+    captions, wrong = work.told.captions(file)
+    done = replace(done, wrong=(*done.wrong, *wrong))
+    trial = work.told.trial(file)
+    clips = list[Clip]()
+    if done.joints_FJ3 is not None and not done.left_out:
+        clip = Clip(file_id(file, work.root), split_of[trial], trial, _NONE_FD, captions)
+        clips, unmirrored = _clips(done.joints_FJ3, clip, work.told.mirrored(file, captions), work.options)
+        done = replace(done, guessed=(*done.guessed, *unmirrored))
+    return done, clips, done.picture(file.relative_to(work.root).as_posix(), captions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def mend(body: Body) -> Mended:
     if jumps := _jumps(joints_FJ3, body.fps):
         wrong.append(f"the body jumps {len(jumps)} times, first before frame {start + jumps[0]}")
         return end("jumps of the whole body")
-    if np.ptp(joints_FJ3 - joints_FJ3.mean(axis=0), axis=0).max() < STATIC_M:
+    if len(joints_FJ3) > 1 and np.ptp(joints_FJ3, axis=0).max() < STATIC_M:
         return end("static")
     wrong += _feet(joints_FJ3, body.fps)
     wrong += _wobble(joints_FJ3)
