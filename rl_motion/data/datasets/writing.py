@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -104,7 +105,7 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
             )
         info = DatasetInfo(
             version=arrow.VERSION,
-            name=name or directory.absolute().name,
+            name=_printable(name or directory.absolute().name),
             representation=representation,
             fps=fps,
             joints=SHAPES[representation].joints_J,
@@ -313,7 +314,7 @@ def _appearing(directory: Path) -> Iterator[Path]:
         raise UserError(f"got {directory}, whose parent is no folder; want a new place; choose one") from None
     for left in parent.glob(f".{_escaped(directory.name)}.*.partial"):
         _remove_unlocked(left)
-    folder = parent / f".{directory.name}.{os.getpid()}.partial"
+    folder = parent / f".{directory.name}.{secrets.token_hex(8)}.partial"
     folder.mkdir()
     lock = os.open(folder, os.O_RDONLY)
     try:
