@@ -58,6 +58,7 @@ class Mended:
     left_out: str = ""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # places beyond all measure are jumps, and told as such
 def mend(body: Body) -> Mended:
     """Look for faults, mend what can be mended."""
     wrong = list(body.wrong)
