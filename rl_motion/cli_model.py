@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from rl_motion.cli_guard import guarded, printable
 
@@ -77,7 +78,8 @@ def convert(
         from rl_motion.models.official import Sources
         from rl_motion.models.official.convert import convert as run
 
-        done = run(path, Sources(text_encoder, stats, glove), out or Path("models") / _name(path))
+        with Console(stderr=True).status(f"converting {path.name}"):
+            done = run(path, Sources(text_encoder, stats, glove), out or Path("models") / _name(path))
         folder = shlex.quote(_shown(done.folder))
         lines = [f"checkpoint:   {_shown(done.folder)} ({done.inspection.what})"]
         if done.text_encoder is not None:

@@ -322,6 +322,7 @@ def test_what_a_killed_run_left_half_done_is_no_obstacle(tmp_path, mdm, clip, da
 FORMS = {
     "an archive": lambda bomb: _archive_of(pickle.dumps({"model": bomb})),
     "a plain pickle": lambda bomb: pickle.dumps({"model": bomb}),
+    "a pickle before an archive": lambda bomb: pickle.dumps({"model": bomb}) + _archive_of(pickle.dumps({})),
     "beside tensors": lambda bomb: _saved({"state_dict": _golden_smpl(), "callbacks": bomb}),
 }
 

@@ -339,6 +339,7 @@ OTHER_MODELS = {
     "prefixes": {"context_len": 20},
     "targets for joints": {"multi_target_cond": True},
     "motion without text": {"unconstrained": True},
+    "a trans_enc on DistilBERT": {"text_encoder_type": "bert"},
     "a token of its own": {"emb_policy": "concat"},
     "'humanact12'": {"dataset": "humanact12"},
     "'t5'": {"text_encoder_type": "t5"},

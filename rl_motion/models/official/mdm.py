@@ -141,8 +141,11 @@ def _refuse_other_models(args: Settings) -> None:
     other = [meaning for name, meaning in _OTHER.items() if args.content.get(name)]
     if args.content.get("emb_policy", "add") != "add":
         other.append("time as a token of its own in the memory")
-    if args.value("arch", str) == "gru":
+    arch = args.value("arch", str)
+    if arch == "gru":
         other.append("a GRU")
+    if arch == "trans_enc" and args.value("text_encoder_type", str, "clip") == "bert":
+        other.append("a trans_enc on DistilBERT")
     if other:
         raise UserError(
             f"got {args.path} with {' and '.join(other)}; want text to motion with trans_enc or trans_dec, time added "

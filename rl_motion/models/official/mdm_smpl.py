@@ -85,12 +85,7 @@ def _found(path: Path) -> tuple[Found, Mapping[str, Tensor]]:
     state = state_dict_of(weights, read_torch(weights), "state_dict")
     schedule = _schedule(config, weights, state)
     shape = _shape(config)
-    data = DataSet(
-        "HumanML3D on SMPL",
-        Representation.SMPLRIFKE_205,
-        _FEATURES,
-        config.value("data.motion_loader.fps", float, 20.0),
-    )
+    data = DataSet("HumanML3D on SMPL", Representation.SMPLRIFKE_205, _FEATURES, _fps(config))
     prediction = config.choice("diffusion.prediction", _PREDICTIONS, "x")
     ours = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     known = (_PREFIX, *(f"{kind}_normalizer." for kind in _KINDS))
@@ -133,6 +128,13 @@ def _refuse_other_texts(config: Settings) -> None:
             f"got text encoder {name[:100]!r} in {config.path}; want {_CLIP_NAMES[0]}, whose pooled embedding is one "
             "token; use another checkpoint"
         )
+
+
+def _fps(config: Settings) -> float:
+    fps = config.value("data.motion_loader.fps", float, 20.0)
+    if not 0.1 < fps < 1000:
+        raise UserError(f"got {fps:g} frames per second in {config.path}; want 20, mostly; copy the file again")
+    return fps
 
 
 def _shape(config: Settings) -> MDMSMPLConfig:

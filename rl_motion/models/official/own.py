@@ -13,7 +13,7 @@ from rl_motion.models.adapter import base_model_of
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.options import mentions_json, read_settings
 from rl_motion.models.official.reading import damaged, read_json
-from rl_motion.models.zoo import DENOISERS, EVALUATORS, RETRIEVAL, CheckpointConfig, EvaluatorConfig
+from rl_motion.models.zoo import DENOISERS, EVALUATORS, RETRIEVAL, CheckpointConfig, EvaluatorConfig, text_encoder_of
 
 _STATISTICS = {"mean_D", "std_D", "text_mean_C", "text_std_C"}
 
@@ -44,10 +44,18 @@ def _inspect_checkpoint(path: Path) -> Inspection:
         if config.schedule is not None:
             parts.append(f"{config.schedule.betas} betas, {config.schedule.timesteps} timesteps")
             parts.append(f"predicts {config.prediction_type}")
-        beside = (path.parent / config.text_encoder / "config.json").is_file()
-        parts.append(f"text encoder {config.text_encoder}{'' if beside else ', which is not beside it'}")
+        parts.append(f"text encoder {config.text_encoder}{'' if _beside(path, config) else ', which is not beside it'}")
     what = f"rl-motion {kind} checkpoint: {', '.join(parts)}; {parameters / 1e6:.1f} M parameters"
     return Inspection(what, {}, parameters)
+
+
+def _beside(path: Path, config: CheckpointConfig) -> bool:
+    """Whether the text encoder's directory is where it belongs."""
+    try:
+        text_encoder_of(path, config)
+    except (UserError, OSError, ValueError):  # the last two: a name that no file can have
+        return False
+    return True
 
 
 def _is_adapter(path: Path) -> bool:

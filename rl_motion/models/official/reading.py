@@ -87,10 +87,15 @@ def _read(path: Path) -> Any:
     except Exception as error:  # torch has no narrower one: RuntimeError, EOFError, ValueError, OSError ...
         raise damaged(path, error) from error
     try:
-        tensors_only: Any = types.SimpleNamespace(Unpickler=_TensorsOnly, load=pickle.load, __name__=__name__)
+        # `load` is for files before torch 1.6, which are not read this way; nothing here may be pickle's own.
+        tensors_only: Any = types.SimpleNamespace(Unpickler=_TensorsOnly, load=_no_load, __name__=__name__)
         return torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=tensors_only)
     except Exception as error:
         raise damaged(path, error) from error
+
+
+def _no_load(*_args: object, **_named: object) -> None:
+    raise pickle.UnpicklingError("an old form of more than tensors")
 
 
 def state_dict_of(path: Path, content: Any, *keys: str) -> dict[str, Tensor]:
@@ -105,7 +110,7 @@ def state_dict_of(path: Path, content: Any, *keys: str) -> dict[str, Tensor]:
             tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
             if len(tensors) == len(candidate):
                 return tensors
-    held = sorted(map(str, content))[:6] if isinstance(content, Mapping) else type(content).__name__
+    held = sorted(str(name)[:60] for name in content)[:6] if isinstance(content, Mapping) else type(content).__name__
     raise UserError(
         f"got {path}, which holds {held}; want tensors by name under {' or '.join(key or 'no key' for key in keys)}; "
         "give the model's own file"

@@ -98,7 +98,7 @@ def _found(path: Path) -> Found:
     prediction = options.choice("prediction_type", _PREDICTIONS)
     content = read_torch(weights)
     tensors, averaged = _tensors(weights, content)
-    shape = _shape(options, data.features, tensors)
+    shape, iterations = _shape(options, data.features, tensors), content.get("total_it")
     which = "averaged weights" if averaged else "weights as trained"
     guidance = "guidance 2.5, whose unconditional half skips cross-attention"
     guided = options.number("cond_mask_prob", 0.0) > 0
@@ -107,7 +107,7 @@ def _found(path: Path) -> Found:
         f"time {shape.time_dim}, {'linear' if shape.linear_attention else 'full'} cross-attention",
         "text layers": f"{shape.num_text_layers}, of {shape.text_latent_dim} channels, {shape.text_ff_size} hidden",
         "weights": f"{'model_ema, the average' if averaged else 'encoder: there is no average'}; "
-        f"{content.get('total_it', 'unknown')} iterations",
+        f"{iterations if type(iterations) is int else 'unknown'} iterations",
         "data set": str(data),
         "normalisation": f"meta/std.npy as it is: the data set's, root and contacts divided by {_bias(options):g}",
         "frames": f"a canvas of {_CANVAS}: padding is seen, so the whole canvas is sampled and scored",
