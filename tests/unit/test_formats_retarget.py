@@ -169,6 +169,9 @@ def test_a_coinciding_collar_is_placed_anew_and_a_coinciding_knee_refused():
     body = to_body(arrays(joints))
     assert any("no left collar" in line for line in body.guessed)
     assert (HUMANML3D.bone_lengths(body.joints_FJ3) > 0.01).all()
+    joints = walk().copy()
+    joints[:, JOINT_NAMES.index("right_collar")] = joints[:, JOINT_NAMES.index("right_shoulder")]
+    assert any("no right collar" in line for line in to_body(arrays(joints)).guessed)
     joints[:, JOINT_NAMES.index("left_knee")] = joints[:, JOINT_NAMES.index("left_hip")]
     with pytest.raises(UserError, match=r"got 'left_knee' as left_knee where left_hip is; want"):
         to_body(arrays(joints))

@@ -158,6 +158,9 @@ class _Placed:
             parent = JOINT_NAMES[PARENTS[_INDEX[joint]]]
             if parent not in self._at or not self._near(joint, self._at[parent]):
                 continue
+            if joint.endswith("shoulder"):
+                del self._at[parent], self.found[parent]  # a collar of no length
+                continue
             if joint in NEEDED:
                 raise UserError(
                     f"got {shown(self._recording.names[self.found[joint]])} as {joint} where {parent} is; want bones "
@@ -190,6 +193,8 @@ class _Placed:
     def _trunk(self) -> None:
         """Place what is missing between pelvis and head along the file's own spine."""
         known = [joint for joint in _TRUNK if joint in self._at]
+        if known[-1] not in {"neck", "head"}:
+            raise UserError("got neck and head where the spine is; want one that is above it; name it with --names")
         for lower, upper in pairwise(known):
             missing = _TRUNK[_TRUNK.index(lower) + 1 : _TRUNK.index(upper)]
             if missing:
