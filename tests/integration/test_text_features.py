@@ -102,7 +102,8 @@ def test_the_filling_says_how_far_it_is_and_is_cheap_to_repeat(
     prompts, out = fakes.pool(job).prompts, io.StringIO()
     with caplog.at_level("INFO"):
         text_features.fill(job, frontend.Workshop(), prompts, Console(file=out, width=60))
-        assert out.getvalue() == "text features, distilbert: 12/12\n"  # ten prompts, "a" and ""
+        # Ten prompts, "a" and ""; a slow machine says lines before that one.
+        assert out.getvalue().endswith("text features, distilbert: 12/12\n")
         assert "distilbert ran 12 times for 12 texts" in caplog.text
         caplog.clear()
         text_features.fill(job, frontend.Workshop(), prompts, Console(file=out, width=60))
