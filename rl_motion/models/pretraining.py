@@ -6,16 +6,18 @@ Legend: N clips, B batch, F frames, D features, L tokens, C channels, U distinct
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rl_motion.diffusion.schedule import alphas_cumprod
 from rl_motion.models.denoiser import MotionDenoiser
+from rl_motion.models.fitting import Loss, OnStep, Recipe, Rows, Witness, fit
 from rl_motion.models.layers import valid_mask
 from rl_motion.models.losses import Negatives, info_nce
 from rl_motion.models.tmr import TMR
@@ -31,27 +33,13 @@ PATH_WEIGHT = 0.001
 """Weight, in the loss of an x0 denoiser, of the squared error of the root's yaw and velocities summed up to each frame:
 how far a body has turned and come. A quadratic form of x0 as the rest of the loss is, so its minimum is E[x0] too."""
 _WEIGHED = frozenset({Representation.HUMANML3D_263, Representation.KIT_251})
-OnStep = Callable[[int, float], None]
-"""Called with (step, loss) after every step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Optimisation of one network: AdamW with linear warm-up and cosine decay to a tenth."""
-
-    steps: int
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: int = 100
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MotionText:
     """Normalised motion with captions: features_NFD (zero beyond length), length_N, caption_N into texts."""
 
-    features_NFD: Tensor
+    features_NFD: Rows
     length_N: Tensor
     caption_N: Tensor
 
@@ -83,36 +71,6 @@ def feature_statistics(features_NFD: Tensor, length_N: Tensor) -> tuple[Tensor, 
     for group in (*root, layout.joints, layout.rot6d, layout.vel, layout.feet):
         std_D[group] = std_D[group].mean().clamp_min(1e-3)
     return mean_D.float(), std_D.float()
-
-
-def optimiser_of(
-    parameters: Sequence[nn.Parameter], recipe: Recipe
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """A recipe's optimiser and the learning rate's course."""
-    optimiser = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
-    )
-
-    def factor(step: int) -> float:
-        decay = 0.55 + 0.45 * math.cos(math.pi * min(step / recipe.steps, 1))
-        return min((step + 1) / recipe.warmup, decay)
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def update(
-    loss: Tensor,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> float:
-    """One step down a loss, the gradient's norm clipped to 1; returns the loss."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    schedule.step()
-    return loss.item()
 
 
 def x0_loss(error_BFD: Tensor, valid_BF: Tensor) -> Tensor:
@@ -150,14 +108,8 @@ def denoising_loss(prediction_type: PredictionType, error_BFD: Tensor, valid_BF:
     return error_BFD[valid_BF].pow(2).mean()
 
 
-def train_denoiser(
-    denoiser: MotionDenoiser, data: MotionText, captions: Sequence[str], recipe: Recipe, on_step: OnStep
-) -> None:
-    """Train a denoiser's network to predict what it says it does: uniform timesteps, text dropped for 10 % of rows.
-
-    arXiv:2209.14916 eq. (2), weighted as `denoising_loss` says, in bfloat16 with float32 weights. A dropped row has the
-    model's null condition. `captions`: the distinct ones, which `caption_N` counts. Leaves the exponential moving
-    average (0.999) of the weights in the network.
+def refuse_untrainable(denoiser: MotionDenoiser) -> None:
+    """Refuse what `denoiser_loss` cannot train.
 
     Raises:
         ValueError: a network that sees frames beyond the length, which hold noise when it samples and nothing here; or
@@ -170,32 +122,53 @@ def train_denoiser(
         )
     if not denoiser.mask_frames:
         raise ValueError("got a network that sees padded frames; want mask_frames=True; train it so from the start")
-    model, schedule = denoiser.network, denoiser.schedule
+
+
+def denoiser_loss(
+    denoiser: MotionDenoiser, data: MotionText, captions: Sequence[str], batch: int, dropout: float = 0.1
+) -> Loss:
+    """Of a denoiser's network, to predict what it says it does: uniform timesteps, text dropped for some of the rows.
+
+    arXiv:2209.14916 eq. (2), weighted as `denoising_loss` says, in bfloat16 with float32 weights. A dropped row has the
+    model's null condition. `captions`: the distinct ones, which `caption_N` counts; they are encoded once, here.
+    """
+    schedule, there = denoiser.schedule, denoiser.mean_D.device
     condition = denoiser.encode_text(captions)
-    generator = torch.Generator().manual_seed(recipe.seed)
     alpha_bar_T = torch.from_numpy(alphas_cumprod(schedule)).float()
-    optimiser, rate = optimiser_of(list(model.parameters()), recipe)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
-    model.train()
-    for step in range(recipe.steps):
-        row_B = torch.randint(len(data.length_N), (recipe.batch,), generator=generator)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        row_B = torch.randint(len(data.length_N), (batch,), generator=generator)
         x0_BFD, length_B = data.features_NFD[row_B], data.length_N[row_B]
-        t_B = torch.randint(schedule.timesteps, (recipe.batch,), generator=generator)
-        kept_B = torch.rand(recipe.batch, generator=generator) > 0.1
+        t_B = torch.randint(schedule.timesteps, (batch,), generator=generator)
+        kept_B = torch.rand(batch, generator=generator) > dropout
         noise_BFD = torch.randn(x0_BFD.shape, generator=generator)
         signal_B11 = alpha_bar_T[t_B].sqrt()[:, None, None]
         x_BFD = signal_B11 * x0_BFD + (1 - signal_B11**2).sqrt() * noise_BFD
-        target_BFD = denoising_target(denoiser.prediction_type, x0_BFD, noise_BFD, signal_B11)
+        target_BFD = denoising_target(denoiser.prediction_type, x0_BFD, noise_BFD, signal_B11).to(there)
         valid_BF = valid_mask(length_B, x0_BFD.shape[1])
-        text = denoiser.condition_rows(condition, data.caption_N[row_B], kept_B)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted_BFD = denoiser.predict(x_BFD * valid_BF[..., None], t_B, text, length_B).float()
-        loss = denoising_loss(denoiser.prediction_type, predicted_BFD - target_BFD, valid_BF)
-        value = update(loss, model, optimiser, rate)
-        average.update_parameters(model)
-        on_step(step, value)
-    model.load_state_dict(average.module.state_dict())
-    model.eval()
+        text = denoiser.condition_rows(condition, data.caption_N[row_B].to(there), kept_B.to(there))
+        x_BFD = (x_BFD * valid_BF[..., None]).to(there)
+        with torch.autocast(there.type, torch.bfloat16):
+            predicted_BFD = denoiser.predict(x_BFD, t_B.to(there), text, length_B.to(there)).float()
+        return denoising_loss(denoiser.prediction_type, predicted_BFD - target_BFD, valid_BF.to(there))
+
+    return loss
+
+
+def train_denoiser(
+    denoiser: MotionDenoiser, data: MotionText, captions: Sequence[str], recipe: Recipe, watch: OnStep | Witness
+) -> None:
+    """Train a denoiser's network by `denoiser_loss`, text dropped for 10 % of the rows.
+
+    Leaves the exponential moving average (0.999) of the weights in the network.
+
+    Raises:
+        ValueError: as `refuse_untrainable`.
+    """
+    refuse_untrainable(denoiser)
+    loss = denoiser_loss(denoiser, data, captions, recipe.batch)
+    average = fit(denoiser.network, loss, recipe, watch, decay=0.999)
+    denoiser.network.load_state_dict(average.state_dict())
 
 
 def half_done(features_BFD: Tensor, rest_D: Tensor, generator: torch.Generator) -> Tensor:
@@ -226,28 +199,41 @@ class TokenTexts:
     length_U: Tensor
 
 
-def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
+Unfinished = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+"""(x_BFD, length_B, rest_D, generator) -> motions [B, F, D] that do not finish what they begin."""
+
+
+def retrieval_loss(  # noqa: PLR0913 - what it trains, on what, and how
     model: TMR,
     data: Sequence[tuple[MotionText, Tensor]],
     texts: TokenTexts,
     rest_D: Tensor,
-    recipe: Recipe,
-    on_step: OnStep,
-) -> None:
-    """Train both encoders with InfoNCE (arXiv:2305.00976 eq. 2), the mean as embedding.
+    batch: int,
+    *,
+    unfinished: Unfinished | None = None,
+    same_captions: bool = False,
+) -> Loss:
+    """Of both encoders: InfoNCE (arXiv:2305.00976 eq. 2), the mean as embedding.
 
-    `data`: parts, each with the combination [N] of its clips; a batch comes from one part and holds every
-    combination once, so that no caption of a batch fits another's motion and every contradiction is a negative.
-    A third as many half-done motions are extra negatives. Small feature noise makes the score smooth around
-    real motion.
+    A third as many half-done motions are extra negatives. Small feature noise makes the score smooth around real
+    motion.
+
+    Args:
+        model: that is trained.
+        data: parts, each with the combination [N] of its clips; a batch comes from one part and holds every
+            combination once, so that no caption of a batch fits another's motion and every contradiction is a negative.
+        texts: of the captions.
+        rest_D: a normalised frame of a body at rest.
+        batch: most rows.
+        unfinished: of motions of many lengths; None: `half_done`, of motions that are as long as their padding.
+        same_captions: whether combinations may share a caption; such rows are no negatives of each other.
     """
-    generator = torch.Generator().manual_seed(recipe.seed)
-    optimiser, rate = optimiser_of(list(model.parameters()), recipe)
     by_claim = [[torch.nonzero(claim_N == c).flatten() for c in claim_N.unique()] for _, claim_N in data]
-    model.train()
-    for step in range(recipe.steps):
+    there = texts.tokens_ULC.device
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
         part = step % len(data)
-        order = torch.randperm(len(by_claim[part]), generator=generator)[: recipe.batch]
+        order = torch.randperm(len(by_claim[part]), generator=generator)[:batch]
         picks = [by_claim[part][int(c)] for c in order]
         row_B = torch.stack([p[torch.randint(len(p), (), generator=generator)] for p in picks])
         motion = data[part][0]
@@ -257,21 +243,43 @@ def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
             motion.caption_N[row_B],
         )
         extra = slice(0, len(row_B) // 3)
-        negative_NFD = half_done(x_BFD[extra], rest_D, generator)
+        if unfinished is None:
+            negative_NFD = half_done(x_BFD[extra], rest_D, generator)
+        else:
+            negative_NFD = unfinished(x_BFD[extra], length_B[extra], rest_D, generator)
         noise = 0.15 * torch.rand(len(x_BFD) + len(negative_NFD), 1, 1, generator=generator)
         all_BFD = torch.cat([x_BFD, negative_NFD])
-        all_BFD = all_BFD + noise * torch.randn(all_BFD.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            motion_BC = model.encode_motion(all_BFD, torch.cat([length_B, length_B[extra]])).mu_BC.float()
+        all_BFD = (all_BFD + noise * torch.randn(all_BFD.shape, generator=generator)).to(there)
+        all_B, caption_B = torch.cat([length_B, length_B[extra]]).to(there), caption_B.to(there)
+        with torch.autocast(there.type, torch.bfloat16):
+            motion_BC = model.encode_motion(all_BFD, all_B).mu_BC.float()
             text_BC = model.encode_text(texts.tokens_ULC[caption_B], texts.length_U[caption_B]).mu_BC.float()
-        negatives = Negatives(motion_NC=motion_BC[len(x_BFD) :])
-        loss = info_nce(text_BC, motion_BC[: len(x_BFD)], temperature=0.07, negatives=negatives)
-        on_step(step, update(loss, model, optimiser, rate))
-    model.eval()
+        same_BB = (caption_B[:, None] == caption_B[None]).float() if same_captions else None
+        negatives = Negatives(_apart(same_BB), motion_NC=motion_BC[len(x_BFD) :])
+        return info_nce(text_BC, motion_BC[: len(x_BFD)], temperature=0.07, negatives=negatives)
+
+    return loss
+
+
+def _apart(same_BB: Tensor | None) -> Tensor | None:
+    """Unit sentence embeddings [B, C], alike where captions are the same and else at right angles."""
+    return None if same_BB is None else functional.normalize(same_BB, dim=-1)
+
+
+def train_tmr(  # noqa: PLR0913, PLR0917 - what it trains, on what, and how
+    model: TMR,
+    data: Sequence[tuple[MotionText, Tensor]],
+    texts: TokenTexts,
+    rest_D: Tensor,
+    recipe: Recipe,
+    watch: OnStep | Witness,
+) -> None:
+    """Train both encoders by `retrieval_loss`; the last weights stay."""
+    fit(model, retrieval_loss(model, data, texts, rest_D, recipe.batch), recipe, watch)
 
 
 def train_text_encoder(
-    directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, on_step: OnStep
+    directory: str | Path, wordings: Sequence[Sequence[str]], recipe: Recipe, watch: OnStep | Witness
 ) -> None:
     """Train the encoder in `directory` in place: masked words, and the words of a paraphrase.
 
@@ -283,16 +291,14 @@ def train_text_encoder(
     from transformers import AutoModel, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    model = AutoModel.from_pretrained(directory, local_files_only=True)
+    model: Any = AutoModel.from_pretrained(directory, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     width, vocabulary = model.config.hidden_size, model.config.vocab_size
     masked_head, words_head = nn.Linear(width, vocabulary), nn.Linear(width, vocabulary)
     both = nn.ModuleList([model, masked_head, words_head])
-    optimiser, rate = optimiser_of(list(both.parameters()), recipe)
     special = torch.tensor(tokenizer.all_special_ids)
-    both.train()
-    for step in range(recipe.steps):
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(wordings), (recipe.batch,), generator=generator).tolist()
         pairs = [
             [wordings[r][int(i)] for i in torch.randint(len(wordings[r]), (2,), generator=generator)] for r in rows
@@ -309,6 +315,8 @@ def train_text_encoder(
         target = torch.zeros(recipe.batch, vocabulary).scatter_(1, other, 1.0)
         target[:, special] = 0.0
         words = nn.functional.cross_entropy(words_head(pooled), target / target.sum(1, keepdim=True))
-        on_step(step, update(masked + words, both, optimiser, rate))
-    model.eval()
+        total: Tensor = masked + words
+        return total
+
+    fit(both, loss, recipe, watch)
     model.save_pretrained(directory)

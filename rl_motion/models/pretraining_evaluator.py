@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.evaluator import POS, Evaluator, Vocabulary
+from rl_motion.models.fitting import Loss, OnStep, Recipe, Rows, Witness, fit
 from rl_motion.models.guo import Guo, GuoConfig
 from rl_motion.models.layers import valid_mask
-from rl_motion.models.pretraining import OnStep, Recipe, layout_of, optimiser_of, update
+from rl_motion.models.pretraining import layout_of
 from rl_motion.motion.features import ROOT_VEL
 from rl_motion.types import Representation
 
@@ -36,7 +37,7 @@ class Captioned:
     meaning_N: what a clip shows. Clips of one meaning fit each other's captions, so no batch holds two of them.
     """
 
-    features_NFD: Tensor
+    features_NFD: Rows
     length_N: Tensor
     caption_N: Tensor
     meaning_N: Tensor
@@ -47,7 +48,7 @@ def evaluator_statistics(parts: Sequence[Captioned]) -> tuple[Tensor, Tensor]:
 
     The root's is divided by `ROOT_WEIGHT`.
     """
-    layout = layout_of(parts[0].features_NFD.shape[-1])
+    layout = layout_of(parts[0].features_NFD[torch.arange(1)].shape[-1])
     frames = sum(int(p.length_N.sum()) for p in parts)
     mean_D = torch.stack([x_XD.sum(0) for x_XD in _valid(parts)]).sum(0) / frames
     square_D = torch.stack([(x_XD - mean_D).square().sum(0) for x_XD in _valid(parts)]).sum(0)
@@ -76,72 +77,45 @@ def euclidean_loss(text_BC: Tensor, motion_MC: Tensor, same_BB: Tensor) -> Tenso
     """
     batch = len(text_BC)
     logit_BM = -(text_BC[:, None] - motion_MC[None]).square().sum(-1)
-    hidden_BB = same_BB & ~torch.eye(batch, dtype=torch.bool)
+    hidden_BB = same_BB & ~torch.eye(batch, dtype=torch.bool, device=same_BB.device)
     hidden_BM = functional.pad(hidden_BB, (0, len(motion_MC) - batch))
     logit_BM = logit_BM.masked_fill(hidden_BM, -torch.inf)
-    label_B = torch.arange(batch)
+    label_B = torch.arange(batch, device=logit_BM.device)
     by_motion = functional.cross_entropy(logit_BM[:, :batch].T, label_B)
     return (functional.cross_entropy(logit_BM, label_B) + by_motion) / 2
 
 
-def train_evaluator(  # noqa: PLR0913 - what it trains, on what, and how
-    parts: Sequence[Captioned],
-    captions: Sequence[str],
-    shape: GuoConfig,
-    recipe: Recipe,
-    on_step: OnStep,
-    *,
-    fps: float,
-    representation: Representation,
-) -> Evaluator:
-    """An evaluator of motion in HumanML3D's or KIT's layout, trained from nothing; the seed decides its first weights.
-
-    A batch comes from one part and holds every meaning once. A third as many unfinished motions (`unfinished`) are
-    extra negatives. In bfloat16 with float32 weights; leaves an exponential moving average of the weights,
-    rounded to float16, which is what a checkpoint holds.
+def new_evaluator(captions: Sequence[str], shape: GuoConfig, space: MotionSpace) -> Evaluator:
+    """An untrained evaluator; torch's generator decides its first weights.
 
     Args:
-        parts: the motion; statistics are of all parts.
-        captions: the distinct ones, which `caption_N` counts; their words are the evaluator's vocabulary.
+        captions: whose words are its vocabulary.
         shape: of the networks; `features` and `pos_size` are set here.
-        recipe: of the optimisation.
-        on_step: is told every step's loss.
-        fps: frames per second of the motion.
-        representation: of the motion.
-
-    Raises:
-        ValueError: motion of another layout.
+        space: of the motion, with the evaluator's own statistics.
     """
-    mean_D, std_D = evaluator_statistics(parts)
     vocabulary = Vocabulary.of(captions)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        guo = Guo(replace(shape, features=len(mean_D), pos_size=len(POS)))
-        words_VW = torch.randn(len(vocabulary.words), guo.config.word_size)
-        space = MotionSpace(mean_D, std_D, fps, representation)
-        model = Evaluator(guo, vocabulary, words_VW, space)
-        _train(model, parts, captions, recipe, on_step)
-    return model
+    guo = Guo(replace(shape, features=len(space.mean_D), pos_size=len(POS)))
+    words_VW = torch.randn(len(vocabulary.words), guo.config.word_size)
+    return Evaluator(guo, vocabulary, words_VW, space)
 
 
-def _train(
-    model: Evaluator, parts: Sequence[Captioned], captions: Sequence[str], recipe: Recipe, on_step: OnStep
-) -> None:
-    generator = torch.Generator().manual_seed(recipe.seed)
+def evaluator_loss(model: Evaluator, parts: Sequence[Captioned], captions: Sequence[str], batch: int) -> Loss:
+    """Of an evaluator's networks and words: `euclidean_loss`, in bfloat16 with float32 weights.
+
+    A batch comes from one part and holds every meaning once. A third as many unfinished motions (`unfinished`) are
+    extra negatives. `captions`: the distinct ones, which `caption_N` counts.
+    """
     word_UL, tag_UL, words_U = model.vocabulary.read(captions)
-    rest_D = at_rest(model)
+    rest_D, there = at_rest(model).cpu(), model.mean_D.device
     rows_of = [[torch.nonzero(p.meaning_N == m).flatten() for m in p.meaning_N.unique()] for p in parts]
-    optimiser, rate = optimiser_of(list(model.parameters()), recipe)
-    decay = 1 - 1 / max(min(1000, recipe.steps / 4), 1)  # a short training forgets its first weights too
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))
-    model.train()
-    for step in range(recipe.steps):
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
         part, meanings = parts[step % len(parts)], rows_of[step % len(parts)]
-        order = torch.randperm(len(meanings), generator=generator)[: recipe.batch]
+        order = torch.randperm(len(meanings), generator=generator)[:batch]
         picks = [meanings[int(m)] for m in order]
         row_B = torch.stack([p[torch.randint(len(p), (), generator=generator)] for p in picks])
         caption_B, length_B = part.caption_N[row_B], part.length_N[row_B]
-        x_BFD = model.normalised(part.features_NFD[row_B], length_B)
+        x_BFD = model.normalised(part.features_NFD[row_B].to(there), length_B.to(there)).cpu()
         extra = slice(0, len(row_B) // 3)
         half_NFD = unfinished(x_BFD[extra], length_B[extra], rest_D, generator)
         all_MFD, length_M = torch.cat([x_BFD, half_NFD]), torch.cat([length_B, length_B[extra]])
@@ -150,18 +124,57 @@ def _train(
         all_MFD = all_MFD * valid_mask(length_M, all_MFD.shape[1])[..., None]
         word_BL = word_UL[caption_B]
         dropped_BL = torch.rand(word_BL.shape, generator=generator) < _WORDS_DROPPED
-        with torch.autocast("cpu", torch.bfloat16):
-            motion_MC = model.guo.encode_motion(all_MFD, length_M).float()
-            text_BC = model.encode_words(
-                word_BL.masked_fill(dropped_BL, 0), tag_UL[caption_B], words_U[caption_B]
-            ).float()
-        loss = euclidean_loss(text_BC, motion_MC, caption_B[:, None] == caption_B[None])
-        on_step(step, update(loss, model, optimiser, rate))
-        average.update_parameters(model)
+        heard = (word_BL.masked_fill(dropped_BL, 0), tag_UL[caption_B], words_U[caption_B])
+        with torch.autocast(there.type, torch.bfloat16):
+            motion_MC = model.guo.encode_motion(all_MFD.to(there), length_M.to(there)).float()
+            text_BC = model.encode_words(*(one.to(there) for one in heard)).float()
+        same_BB = caption_B[:, None] == caption_B[None]
+        return euclidean_loss(text_BC, motion_MC, same_BB.to(there))
+
+    return loss
+
+
+def settle(model: Evaluator, average: nn.Module) -> None:
+    """Take the average's parameters, rounded to float16, which is what a checkpoint holds; freeze them."""
     with torch.no_grad():
-        for parameter, mean in zip(model.parameters(), average.module.parameters(), strict=True):
+        for parameter, mean in zip(model.parameters(), average.parameters(), strict=True):
             parameter.copy_(mean.half())
     model.eval().requires_grad_(False)
+
+
+def train_evaluator(  # noqa: PLR0913 - what it trains, on what, and how
+    parts: Sequence[Captioned],
+    captions: Sequence[str],
+    shape: GuoConfig,
+    recipe: Recipe,
+    watch: OnStep | Witness,
+    *,
+    fps: float,
+    representation: Representation,
+) -> Evaluator:
+    """An evaluator of motion in HumanML3D's or KIT's layout, trained from nothing by `evaluator_loss`.
+
+    The seed decides its first weights. Leaves an exponential moving average of the weights (`settle`).
+
+    Args:
+        parts: the motion; statistics are of all parts.
+        captions: the distinct ones, which `caption_N` counts; their words are the evaluator's vocabulary.
+        shape: of the networks; `features` and `pos_size` are set here.
+        recipe: of the optimisation.
+        watch: is told every step's loss, or has what the training goes on from as well.
+        fps: frames per second of the motion.
+        representation: of the motion.
+
+    Raises:
+        ValueError: motion of another layout.
+    """
+    mean_D, std_D = evaluator_statistics(parts)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = new_evaluator(captions, shape, MotionSpace(mean_D, std_D, fps, representation))
+        loss = evaluator_loss(model, parts, captions, recipe.batch)
+        settle(model, fit(model, loss, recipe, watch, decay=recipe.usual_decay))
+    return model
 
 
 def at_rest(model: Evaluator) -> Tensor:
