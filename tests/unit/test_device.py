@@ -278,11 +278,14 @@ def test_evaluation_and_samples_from_another_device_are_the_cpus(
     with pretended():
         away, its_kl = judged(job, folder, adapter)
         its_samples = sample_motions(load_policy(job, adapter), PROMPTS, 2, seed=1, console=console)
-    assert away.records == on_cpu.records
-    assert on_cpu.records[0].distance is not None
+    # The evaluator's convolutions and recurrences have other kernels on the CPU for tensors of a class: to rounding.
+    others = [[replace(record, distance=None) for record in found.records] for found in (away, on_cpu)]
+    assert others[0] == others[1]
+    assert [one.distance for one in away.records] == pytest.approx([one.distance for one in on_cpu.records], abs=1e-5)
     assert its_kl == kl > 0
     for arm, parts in on_cpu.embedded["held_out"].motions.items():
-        assert np.array_equal(np.concatenate(parts), np.concatenate(away.embedded["held_out"].motions[arm]))
+        its_points = np.concatenate(away.embedded["held_out"].motions[arm])
+        np.testing.assert_allclose(its_points, np.concatenate(parts), rtol=1e-4, atol=1e-5)
     assert np.array_equal(its_samples.joints_BFJ3, samples.joints_BFJ3)
     assert torch.equal(its_samples.motions.features_BFD, samples.motions.features_BFD)
 
@@ -310,6 +313,8 @@ def test_experiments_measure_on_another_device_what_they_measure_here(
         with pretended():
             away = measuring.measure(ask(arm))
         assert on_cpu.keys() == away.keys()
+        for name in ("motion", "text"):  # points of the evaluator
+            np.testing.assert_allclose(away.pop(name), on_cpu.pop(name), rtol=1e-4, atol=1e-5)
         assert all(np.array_equal(on_cpu[name], away[name]) for name in on_cpu)
 
 
