@@ -17,6 +17,7 @@ from rl_motion.cli_doctor import doctor
 from rl_motion.cli_guard import Commands, guarded
 from rl_motion.cli_jobs import jobs, submit
 from rl_motion.cli_model import model
+from rl_motion.cli_pretrain import pretrain
 from rl_motion.cli_prompts import prompts
 from rl_motion.cli_report import report
 from rl_motion.cli_sample import sample
@@ -136,6 +137,7 @@ def ui(
         os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where])
 
 
+app.command()(pretrain)
 app.command()(sample)
 app.command()(sweep)
 app.command()(report)

@@ -1,6 +1,7 @@
 """The job schema: what users write in YAML. Imports neither torch nor ray."""
 
 from rl_motion.config.errors import AuditError, RunFault, UserError, nearest
+from rl_motion.config.pretrain import PretrainJob
 from rl_motion.config.schema import (
     AdapterConfig,
     AlgorithmConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "Job",
     "ModelConfig",
     "PolicyConfig",
+    "PretrainJob",
     "PromptsConfig",
     "RewardConfig",
     "RunFault",

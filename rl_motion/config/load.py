@@ -10,12 +10,13 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from rl_motion.config.errors import UserError, nearest
+from rl_motion.config.pretrain import PretrainJob
 from rl_motion.config.schema import Job
 
 _MAX_BYTES = 1_000_000
@@ -25,6 +26,7 @@ _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeE
 """What PyYAML raises, its own or whatever int(), a dict or a regular expression raised in it (`!!bool perhaps`)."""
 
 _URI = re.compile(r"@|://|tracking\.mlflow_uri=")
+_J = TypeVar("_J", Job, PretrainJob)
 
 
 class _JobLoader(yaml.SafeLoader):
@@ -57,24 +59,42 @@ def load_job(source: str | Path, overrides: Sequence[str] = (), seed: int | None
     Raises:
         UserError: the file is missing, is not YAML, builds objects, or does not fit the schema.
     """
-    path = find_job(source)
+    return _load(Job, find_job(source), overrides, seed)
+
+
+def load_pretrain_job(source: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> PretrainJob:
+    """The job of `rl-motion pretrain` in a YAML file, as `load_job` reads its own; none is packaged.
+
+    Raises:
+        UserError: the file is missing, is not YAML, builds objects, or does not fit the schema.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(
+            f"got JOB={_short(str(source))}, which is no file; want a YAML file that says what to pretrain; check the "
+            "path (jobs/real has examples)"
+        )
+    return _load(PretrainJob, path, overrides, seed)
+
+
+def _load(schema: type[_J], path: Path, overrides: Sequence[str], seed: int | None) -> _J:
     tree = _read_yaml(path)
     sets = [*overrides, *([f"train.seed={seed}"] if seed is not None else [])]
     for override in sets:
-        _apply(tree, override)
-    return _validate(tree, str(path), sets)
+        _apply(tree, override, schema)
+    return _validate(schema, tree, str(path), sets)
 
 
 def change_job(job: Job, overrides: Sequence[str]) -> Job:
     """The job with overrides applied in order, as in `load_job`; raises UserError."""
     tree = job.model_dump(mode="json")
     for override in overrides:
-        _apply(tree, override)
-    return _validate(tree, f"job {job.name}", overrides)
+        _apply(tree, override, Job)
+    return _validate(Job, tree, f"job {job.name}", overrides)
 
 
-def dump_job(job: Job) -> str:
-    """The resolved job as YAML, every default written out; `load_job` reads it back to an equal job."""
+def dump_job(job: Job | PretrainJob) -> str:
+    """The resolved job as YAML, every default written out; what loads its kind reads it back to an equal job."""
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -161,7 +181,7 @@ def _nodes(node: Any, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str, schema: type[BaseModel]) -> None:
     """Set one `a.b=c` in place; missing sections are made, so that validation can name the nearest key."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -185,15 +205,16 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             node[slot] = value
         else:
             if isinstance(node, dict) and node.get(slot) is None:
-                node[slot] = _default_items(parts[: depth + 1])
+                node[slot] = _default_items(schema, parts[: depth + 1])
             node = node[slot]
 
 
-def _default_items(where: Sequence[str]) -> list[Any] | dict[str, Any]:
+def _default_items(schema: type[BaseModel], where: Sequence[str]) -> list[Any] | dict[str, Any]:
     """What a missing section starts from: nothing, or the default's items where it is a list, which have numbers."""
-    value: Any = Job.model_construct()
+    value: Any = schema.model_construct()
     for part in where:
-        value = getattr(value, part) if isinstance(value, BaseModel) and part in type(value).model_fields else None
+        known = isinstance(value, BaseModel) and part in type(value).model_fields
+        value = getattr(value, part, None) if known else None
     if not isinstance(value, tuple):
         return {}
     return [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
@@ -208,17 +229,17 @@ def _index(node: list[Any], part: str, where: str, override: str) -> int:
     return int(part)
 
 
-def _validate(tree: Mapping[str, Any], source: str, sets: Sequence[str]) -> Job:
+def _validate(schema: type[_J], tree: Mapping[str, Any], source: str, sets: Sequence[str]) -> _J:
     try:
-        return Job.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{source}: {_teach(dict(item), sets)}" for item in error.errors()]
+        lines = [f"{source}: {_teach(schema, dict(item), sets)}" for item in error.errors()]
         more = len(lines) - _MAX_LINES
         rest = [f"{source}: got {more} more mistakes; correct these first"] if more > 0 else []
         raise UserError("\n".join(lines[:_MAX_LINES] + rest)) from None
 
 
-def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
+def _teach(schema: type[BaseModel], item: dict[str, Any], sets: Sequence[str]) -> str:
     """One pydantic error as got / want / do."""
     loc: tuple[str | int, ...] = item["loc"]
     path = ".".join(map(str, loc))
@@ -228,7 +249,7 @@ def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
     message = message.replace("String should match pattern", "text that matches")
     match item["type"]:
         case "extra_forbidden" | "invalid_key":
-            return f"got the unknown key {_short(path)}{origin}; {_nearest(loc)}"
+            return f"got the unknown key {_short(path)}{origin}; {_nearest(schema, loc)}"
         case "missing":
             return f"got no {path!r}; want one; add `{path}: ...`"
         case "value_error":
@@ -240,21 +261,21 @@ def _teach(item: dict[str, Any], sets: Sequence[str]) -> str:
             return f"{_plain(path)}: got {_short(item['input'])}{origin}; want {want}; {do}"
 
 
-def _nearest(loc: tuple[str | int, ...]) -> str:
-    siblings = _keys_at(loc[:-1])
+def _nearest(schema: type[BaseModel], loc: tuple[str | int, ...]) -> str:
+    siblings = _keys_at(schema, loc[:-1])
     name, prefix = str(loc[-1]), ".".join(map(str, loc[:-1]))
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
     if near:
         return f"want one of {siblings}; did you mean {'.'.join(filter(None, [prefix, near[0]]))!r}?"
-    leaves = {leaf.rsplit(".", 1)[-1]: leaf for leaf in _leaves(Job)}
+    leaves = {leaf.rsplit(".", 1)[-1]: leaf for leaf in _leaves(schema)}
     elsewhere = difflib.get_close_matches(name, leaves, n=1, cutoff=0.7)
     if elsewhere:
         return f"want one of {siblings}; did you mean {leaves[elsewhere[0]]!r}?"
     return f"want one of {siblings}; remove it"
 
 
-def _keys_at(loc: Sequence[str | int]) -> list[str]:
-    model: type[BaseModel] | None = Job
+def _keys_at(schema: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] | None = schema
     for part in loc:
         if isinstance(part, str) and model is not None and part in model.model_fields:
             model = _section(model.model_fields[part].annotation)

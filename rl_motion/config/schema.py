@@ -6,7 +6,7 @@ Unknown keys are refused (`extra="forbid"`); values are frozen once validated.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -36,7 +36,8 @@ class Section(BaseModel):
         """`true` would count as 1, here and in a mapping."""
         wanted = cls.model_fields[str(info.field_name)].annotation
         inside = value.values() if isinstance(value, dict) and get_origin(wanted) is dict else [value]
-        if any(isinstance(one, bool) for one in inside) and bool not in (wanted, *get_args(wanted)):
+        allowed = any(kind in (wanted, *get_args(wanted)) for kind in (bool, Any))
+        if any(isinstance(one, bool) for one in inside) and not allowed:
             raise ValueError(f"got {value!r}; want a number or a name, neither true nor false; change it")
         return value
 
@@ -288,6 +289,12 @@ class EvaluationConfig(Section):
     }  # fmt: skip
     """Which split of the embedded worlds each name of the report stands for. What is held out and what must not be
     forgotten are test splits, and nothing else reads those. Names that are left out keep their default."""
+    data: str | None = None
+    """A data set that `rl-motion data import` made, instead of `splits`: `held_out` is what its `test` says in words
+    that neither its `train` nor its `val` has, `train` what its `train` says. Nothing judges success there."""
+    evaluator: str | None = None
+    """With `data`: the directory of an evaluator that was trained on it (`rl-motion pretrain`), by which motion is
+    compared with the real motion of `test`. None: the field's metrics are left out."""
     prompts: Many = 64
     samples_per_prompt: Thousand = 4
     guidance_scale: NonNegative | None = None
@@ -298,6 +305,20 @@ class EvaluationConfig(Section):
     `samples_per_prompt` motions each, the same noise every time. It costs as many rollouts and changes no adapter."""
     validation_prompts: Many = 32
     seed: Seed = 20_000
+
+    @property
+    def examined(self) -> dict[str, str]:
+        """Names of the report, and the splits that they stand for: of the data set where there is one."""
+        return {"held_out": "test", "train": "train"} if self.data is not None else {**self.splits}
+
+    @model_validator(mode="after")
+    def _evaluator_has_data(self) -> EvaluationConfig:
+        if self.evaluator is not None and self.data is None:
+            raise ValueError(
+                f"got evaluator={self.evaluator[:60]!r} without data; want the data set that it was trained on, as the "
+                "embedded worlds have evaluators of their own; set evaluation.data"
+            )
+        return self
 
     @field_validator("splits", mode="before")
     @classmethod

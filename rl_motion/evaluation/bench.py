@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +17,16 @@ from rl_motion.evaluation.guarantees import Combination, Seen, weights_sha256
 from rl_motion.evaluation.oracle_success import Judging
 from rl_motion.evaluation.sentinels import Bands, bands_at
 from rl_motion.models.device import device
-from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, load_evaluator, locate
+from rl_motion.models.evaluator import Evaluator
+from rl_motion.models.guo import GuoConfig
+from rl_motion.models.zoo import DENOISERS, EVALUATORS, CheckpointConfig, EvaluatorConfig, load_evaluator, locate
+from rl_motion.prompts.pool import MAX_FRAMES
 from rl_motion.rewards.combine import Term
 from rl_motion.rewards.of_job import job_terms
 from rl_motion.types import Motions, Normalisation, Prompt
+
+if TYPE_CHECKING:
+    from rl_motion.data.datasets import Dataset
 
 REAL_SEED = 40_000
 """Of the real motion that is compared with: no model and no evaluator was trained on it."""
@@ -64,9 +71,74 @@ def embedded_bench(job: Job) -> Bench:
     )
 
 
+def bench_of(job: Job) -> Bench:
+    """What the job is evaluated with: its data set, or the embedded worlds."""
+    return embedded_bench(job) if job.evaluation.data is None else dataset_bench(job)
+
+
+def dataset_bench(job: Job) -> Bench:
+    """An imported data set: captions of its `test`, the real motion there, and an evaluator where the job names one.
+
+    Nobody judges success: there are no rules for what people wrote.
+    """
+    from rl_motion.data.datasets import Dataset
+
+    assert job.evaluation.data is not None
+    config = CheckpointConfig.model_validate_json((locate(job.model.name, DENOISERS) / "config.json").read_text())
+    judge = None if job.evaluation.evaluator is None else load_evaluator(job.evaluation.evaluator).to(device())
+    dataset = Dataset.open(job.evaluation.data)
+    return Bench(
+        prompts=lambda split: dataset_prompts(job, split, config.fps),
+        terms=job_terms(job),
+        evaluator=lambda split: judge,
+        real=lambda split, prompts: None if judge is None else real_windows(dataset, split, judge),
+        bands=bands_at(job.sentinels.bands, config.fps),
+    )
+
+
+def dataset_prompts(job: Job, split: str, fps: float) -> list[Prompt]:
+    """The prompts of a split of the job's data set, no longer than its evaluator reads."""
+    from rl_motion.data.datasets.captions import examined_prompts
+
+    assert job.evaluation.data is not None
+    longest = float(MAX_FRAMES)
+    if job.evaluation.evaluator is not None:
+        content = (locate(job.evaluation.evaluator, EVALUATORS) / "config.json").read_text(encoding="utf-8")
+        config = EvaluatorConfig.model_validate_json(content)
+        longest = GuoConfig(**config.network).max_frames * fps / config.fps
+    return examined_prompts(job.evaluation.data, split, fps, int(longest))
+
+
+def real_windows(dataset: Dataset, split: str, judge: Evaluator) -> Real:
+    """Captioned real motion of a split, every window once, with its first caption; all of one group, as the prompts
+    of a data set are."""
+    from rl_motion.data.datasets.windows import Windows
+
+    windows = Windows(dataset.split(split), judge.guo.config.max_frames)
+    kept = windows.one_each()
+    return Real(
+        Motions(
+            windows.rows()[kept],
+            windows.length_N[kept],
+            dataset.info.fps,
+            dataset.info.representation,
+            Normalisation.NONE,
+        ),
+        [windows.captions[int(number)] for number in windows.caption_N[kept]],
+        [""] * len(kept),
+    )
+
+
 def evaluator_of(split: str) -> MotionEvaluator:
     """The packaged one of the split's world."""
     return load_evaluator(worlds.world_of(split).evaluator).to(device())
+
+
+def judge_sha256(job: Job, split: str) -> str | None:
+    """Of the weights of the evaluator that judges a split for this job, which are not loaded; None: there is none."""
+    if job.evaluation.data is None:
+        return evaluator_sha256(split)
+    return None if job.evaluation.evaluator is None else weights_sha256(locate(job.evaluation.evaluator, EVALUATORS))
 
 
 def evaluator_sha256(split: str) -> str:

@@ -155,7 +155,7 @@ def evaluate(
         RunFault: the arms' noise differs, a motion is not finite, or a reward is not.
     """
     _check_arms(policies)
-    result = Evaluation(splits=dict((splits or job.evaluation.splits).items()), bands=bench.bands)
+    result = Evaluation(splits=dict((splits or job.evaluation.examined).items()), bands=bench.bands)
     for split, source in result.splits.items():
         every = bench.prompts(source)
         # `train` is measured because it is trained with.

@@ -93,20 +93,21 @@ def build_report(evaluation: Evaluation, job: Job, *, wall_s: float) -> Report:
     report["difference"] = _difference(evaluation, TUNED, seed)
     if ADAPTER_ON in evaluation.arms:
         report["difference_adapter_on"] = _difference(evaluation, ADAPTER_ON, seed)
-    alarms = {split: _alarms(evaluation, split) for split in SPLITS}
+    examined = _examined(evaluation)
+    alarms = {split: _alarms(evaluation, split) for split in examined}
     report |= {
-        "classes": {split: _classes(evaluation, split) for split in SPLITS},
-        "sentinels": {split: _sentinels(evaluation, split, alarms[split], seed) for split in SPLITS},
-        "diversity": {split: _sentinel(evaluation, split, "diversity", alarms[split], seed) for split in SPLITS},
+        "classes": {split: _classes(evaluation, split) for split in examined},
+        "sentinels": {split: _sentinels(evaluation, split, alarms[split], seed) for split in examined},
+        "diversity": {split: _sentinel(evaluation, split, "diversity", alarms[split], seed) for split in examined},
         "alarms": {split: [alarm.as_dict() for alarm in found] for split, found in alarms.items()},
         "field": {split: embedded.metrics(seed) for split, embedded in evaluation.embedded.items()},
         "agreement": {
             split: {arm: agreement.agreement(evaluation.of(split, arm), seed=seed) for arm in evaluation.arms}
-            for split in SPLITS
+            for split in examined
         },
         "evaluation": {
             "splits": evaluation.splits,
-            "prompts": {split: len({r.prompt.id for r in evaluation.of(split, BASE)}) for split in SPLITS},
+            "prompts": {split: len({r.prompt.id for r in evaluation.of(split, BASE)}) for split in examined},
             "samples_per_prompt": job.evaluation.samples_per_prompt,
             "seed": seed,
             "rewards": {reward.name: reward.weight for reward in job.rewards},
@@ -128,7 +129,7 @@ def before_after_table(report: Report) -> Table:
     for name in ("", "base", "tuned", "change", "interval", "n"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for metric in HEADLINES:
-        for split in SPLITS:
+        for split in report["difference"]:
             percent = metric == "oracle_success"
             difference = report["difference"][split][metric]
             if difference is None:
@@ -147,6 +148,11 @@ def before_after_table(report: Report) -> Table:
     return table
 
 
+def _examined(evaluation: Evaluation) -> list[str]:
+    """The splits that were measured, in the report's order: a data set of one's own has nothing not to forget."""
+    return [split for split in SPLITS if split in (evaluation.splits or SPLITS)]
+
+
 def _column(records: Sequence[Record], metric: str) -> list[Any]:
     return [record.value(metric) for record in records]
 
@@ -157,7 +163,7 @@ def _ids(records: Sequence[Record]) -> list[str]:
 
 def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in _examined(evaluation):
         records = evaluation.of(split, arm)
         columns = {metric: _column(records, metric) for metric in HEADLINES}
         found[split] = {
@@ -169,7 +175,7 @@ def _arm(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
 
 def _difference(evaluation: Evaluation, arm: str, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in _examined(evaluation):
         before, after = evaluation.of(split, BASE), evaluation.of(split, arm)
         columns = {metric: (_column(before, metric), _column(after, metric)) for metric in HEADLINES}
         found[split] = {
@@ -255,7 +261,7 @@ def _warnings(report: Report, evaluation: Evaluation) -> list[str]:
     found += [f"{name} was not judged: {why}" for name, why in evaluation.not_judged.items()]
     if evaluation.adapter_sha256[BASE] == evaluation.adapter_sha256[TUNED]:
         found.append("base and tuned have the same adapter: nothing was trained")
-    forgotten = report["difference"]["original"]["oracle_success"]
+    forgotten = report["difference"].get("original", {}).get("oracle_success")
     if forgotten is not None and forgotten["value"] < FORGETTING:
         found.append(
             f"original: success changed by {number(forgotten['value'], percent=True, sign=True)} points "

@@ -215,7 +215,7 @@ def _held_out(rows: Sequence[JobRow], kept: Mapping[str, Kept]) -> Iterator[str]
         validation = ", ".join(job.prompts.validation) if job.evaluation.validate_every else "nothing"
         counts = ", ".join(
             f"{split_name(name)} = {split}, {examined['prompts'][name]} prompts"
-            for name, split in job.evaluation.splits.items()
+            for name, split in job.evaluation.examined.items()
             if name in examined["prompts"]
         )
         yield f"{row.label}: trained on the captions of {sources}, without motion; validated on {validation}"

@@ -20,6 +20,7 @@ from rl_motion.models.denoiser import MotionDenoiser
 from rl_motion.models.fitting import Loss, OnStep, Recipe, Rows, Witness, fit
 from rl_motion.models.layers import valid_mask
 from rl_motion.models.losses import Negatives, info_nce
+from rl_motion.models.text import silence
 from rl_motion.models.tmr import TMR
 from rl_motion.motion import features, kit
 from rl_motion.motion.features import ROOT_VEL, FeatureLayout
@@ -291,7 +292,8 @@ def train_text_encoder(
     from transformers import AutoModel, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
-    model: Any = AutoModel.from_pretrained(directory, local_files_only=True)
+    with silence():
+        model: Any = AutoModel.from_pretrained(directory, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     width, vocabulary = model.config.hidden_size, model.config.vocab_size
     masked_head, words_head = nn.Linear(width, vocabulary), nn.Linear(width, vocabulary)
@@ -319,4 +321,5 @@ def train_text_encoder(
         return total
 
     fit(both, loss, recipe, watch)
-    model.save_pretrained(directory)
+    with silence():
+        model.save_pretrained(directory)

@@ -94,7 +94,7 @@ class TextEncoder:
         # A model class of the library itself has no remote code to trust and does not know the option.
         options = {} if self._is_clip else {"trust_remote_code": False}
         # Loading draws random numbers for weights that a checkpoint lacks: leave the caller's stream alone.
-        with _silence(), torch.random.fork_rng(devices=[]):
+        with silence(), torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
                 self.directory,
                 use_safetensors=True,
@@ -118,6 +118,10 @@ class TextEncoder:
     def is_cut(self, text: str) -> bool:
         """Whether a text has more tokens than it is cut to."""
         return self.cut is not None and self._all_ids(text).shape[1] > self.cut
+
+    def reads(self, text: str) -> bool:
+        """Whether it reads a text: one that is no longer than it can read, or is cut."""
+        return self.cut is not None or self._all_ids(text).shape[1] <= self.max_tokens
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Last hidden states [B, L, token_dim], zero beyond the length, and lengths [B] (int64).
@@ -252,12 +256,12 @@ def create_tiny_bert(captions: Iterable[str], directory: str | Path, config: Tin
                 pad_token_id=vocabulary["[PAD]"],
             )
         )
-    with _silence():
+    with silence():
         bert.save_pretrained(directory)
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Reading weights is no news to the user, least of all once per worker, nor is that a CLIP can see, too.
 
     What is missing is said by `TextEncoder` itself.

@@ -201,7 +201,7 @@ def check_job(job: Job) -> None:
     Raises:
         UserError: a part of the job cannot work, or a prompt does not fit what reads it.
     """
-    from rl_motion.evaluation.bench import evaluator_sha256
+    from rl_motion.evaluation.bench import judge_sha256
     from rl_motion.evaluation.guarantees import refuse_goal, unseen
     from rl_motion.models.device import stays_on_cpu
     from rl_motion.runtime import checks
@@ -222,9 +222,10 @@ def check_job(job: Job) -> None:
                 "sentinels.bands, or leave pause out"
             )
     seen = _seen(job, pool, validation)
-    for name, split in job.evaluation.splits.items():
+    for name, split in job.evaluation.examined.items():
         examined = checks.examined(job, split)
-        refuse_goal(evaluator_sha256(split), job)
+        if (judge := judge_sha256(job, split)) is not None:
+            refuse_goal(judge, job)
         if name != "train":
             unseen(examined, split, seen, None)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rl_motion.algorithms import ALGORITHMS, refuse_unmet, refuse_unread
 from rl_motion.config import Job, RewardConfig, UserError, nearest
+from rl_motion.data.names import SPLIT
 from rl_motion.models.zoo import DENOISERS, RETRIEVAL, CheckpointConfig, broken, locate, text_encoder_of
 from rl_motion.policies.of_job import check_policy
 from rl_motion.prompts.pool import MAX_FRAMES
@@ -134,14 +135,17 @@ def readable(
 
 
 def examined(job: Job, split: str) -> list[Prompt]:
-    """The prompts of a split of the embedded world that the job's model and rewards read whole, for evaluation.
+    """The prompts of a split that the job's model and rewards read whole, for evaluation: of the embedded world, or of
+    the data set that the job is evaluated on.
 
     Raises:
         UserError: that is none of them.
     """
     from rl_motion.data.worlds import prompts
+    from rl_motion.evaluation.bench import dataset_prompts
 
-    kept = prompts(split, frame_rate(job))
+    own = SPLIT.fullmatch(split) or job.evaluation.data is None
+    kept = prompts(split, frame_rate(job)) if own else dataset_prompts(job, split, frame_rate(job))
     for path in checkpoints(job).values():
         frames = _max_frames(path)
         found = _read_by(path, [prompt.text for prompt in kept])

@@ -37,12 +37,12 @@ def evaluate_adapter(job: Job, folder: Path, wall_s: float) -> Report:
 
     Prompts that the model or a reward does not read whole are left out, and that is said.
     """
-    from rl_motion.evaluation.evaluate import embedded_bench
+    from rl_motion.evaluation.bench import bench_of
     from rl_motion.evaluation.report import evaluate_run
     from rl_motion.runtime import checks
     from rl_motion.runtime.sampling import load_policy
 
-    bench = embedded_bench(job)
+    bench = bench_of(job)
 
     def prompts(split: str) -> Sequence[Prompt]:
         kept, every = checks.examined(job, split), bench.prompts(split)

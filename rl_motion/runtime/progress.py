@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from rl_motion.types import Metrics  # needs torch, which commands that only look do without
 
 PLAIN_EVERY_S = 10.0
-_SHOWN = {"reward": "reward/total", "KL": "policy/kl", "clipped": "policy/clip_fraction", "drift": "policy/drift"}
+_SHOWN = {
+    "words": "text/loss",
+    "loss": "network/loss",
+    "val": "network/val_loss",
+    "reward": "reward/total",
+    "KL": "policy/kl",
+    "clipped": "policy/clip_fraction",
+    "drift": "policy/drift",
+}
 
 
 class Watch:

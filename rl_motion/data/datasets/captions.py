@@ -55,6 +55,39 @@ def caption_prompts(path: str | Path, split: str, fps: float) -> list[Prompt]:
     return found
 
 
+def examined_prompts(path: str | Path, split: str, fps: float, longest: int) -> list[Prompt]:
+    """The captions of a split as prompts for evaluation.
+
+    Of `test` those alone that are worded as no caption of `train` or `val`: whoever trained on these has read it.
+
+    Args:
+        path: the data set's folder, or its texts.parquet.
+        split: `test` or `train`.
+        fps: of the model: lengths are so many of its frames, rounded up.
+        longest: frames; a longer prompt asks for so many.
+
+    Raises:
+        UserError: the file cannot be read, or has nothing for this split.
+    """
+    file = texts_file(path)
+    per_frame = fps / arrow.fps_of(file)
+    table = arrow.read_columns(file, arrow.texts_schema(), ("split", "frames", "caption"))
+    rows = list(zip(*(table.column(name).to_pylist() for name in ("split", "frames", "caption")), strict=True))
+    read = {wording(text) for of, _, text in rows if of in ("train", "val")} if split != "train" else set()
+    wanted = (
+        (text, min(frames, int(longest / per_frame)))
+        for of, frames, text in rows
+        if of == split and wording(text) not in read
+    )
+    found = _prompts(file, wanted, per_frame)
+    if not found:
+        raise UserError(
+            f"evaluation.data: got {path}, which has no caption in its split {split!r}"
+            f"{' that is worded as none of train or val' if read else ''}; want one at least; name another data set"
+        )
+    return found
+
+
 def _prompts(file: Path, rows: Iterable[tuple[str, int]], per_frame: float) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     for text, frames in rows:

@@ -162,6 +162,11 @@ class Dataset:
         """Frames of clips, by their place in the data set."""
         return self._frames_N[rows_N]
 
+    def trials_of(self, rows_N: NDArray[np.int64]) -> list[str]:
+        """Recordings of clips, by their place in the data set."""
+        found: list[str] = self._index.column("trial").take(rows_N).to_pylist()
+        return found
+
     def clip(self, row: int) -> Clip:
         """The clip at a place of the data set, its features a view of the mapped file.
 
@@ -254,6 +259,11 @@ class ClipView(Sequence[Clip]):
     def frames_N(self) -> NDArray[np.int32]:
         """Frames of every clip."""
         return self.dataset.frames_of(self.rows_N)
+
+    @property
+    def trials(self) -> list[str]:
+        """The recording of every clip."""
+        return self.dataset.trials_of(self.rows_N)
 
     def captions(self, index: int) -> tuple[Caption, ...]:
         """Captions of a clip."""
