@@ -185,3 +185,9 @@ class MDMSMPLDenoiser(MotionDenoiser):
     def null_condition(self, batch: int) -> TextTokens:
         """The empty text, encoded and normalised as any other: what the model was trained with."""
         return self.encode_text([""] * batch)
+
+    def condition_rows(self, condition: TextTokens, row_B: Tensor, kept_B: Tensor) -> TextTokens:
+        """Texts in a given order, the empty one where `kept_B` is False."""
+        null_11C = self.null_condition(1).tokens_BMC
+        tokens_BMC = torch.where(kept_B.view(-1, 1, 1), condition.tokens_BMC[row_B], null_11C)
+        return TextTokens(tokens_BMC, condition.length_B[row_B])
