@@ -154,7 +154,7 @@ def test_mistakes_end_in_a_line_and_leave_nothing(data: Path) -> None:
         (["--set", "network.shape.num_heads=3"], "cannot be trained so"),
         (["--set", "network.kind=guo"], "want mdm or mdm_smpl or t2m_unet"),
         (["--set", "data.directory=nowhere"], "holds no dataset.json"),
-        (["--set", "text.encoder=nowhere"], "has no config.json"),
+        (["--set", "text={encoder: nowhere}"], "has no config.json"),
         (["--set", "tracking.mlflow_uri=ftp://somewhere"], "tracking.mlflow_uri"),
     ):
         said = pretrain(job, "--out", "runs", *sets, code=2)
