@@ -42,7 +42,7 @@ class NetworkConfig(Section):
 
     kind: Literal["mdm", "mdm_smpl", "t2m_unet", "tmr", "guo"] | None = None
     """None: mdm of a denoiser, tmr of a retrieval model, guo of an evaluator."""
-    shape: Annotated[dict[str, Any], Field(default_factory=dict)]
+    shape: dict[str, Any] = Field(default_factory=dict)
     """By name, as in the checkpoint's config.json (`latent_dim: 96`); what follows from the data is not set here."""
 
 

@@ -309,7 +309,9 @@ class EvaluationConfig(Section):
     @property
     def examined(self) -> dict[str, str]:
         """Names of the report, and the splits that they stand for: of the data set where there is one."""
-        return {"held_out": "test", "train": "train"} if self.data is not None else {**self.splits}
+        if self.data is not None:
+            return {"held_out": "test", "train": "train"}
+        return {str(name): split for name, split in self.splits.items()}
 
     @model_validator(mode="after")
     def _evaluator_has_data(self) -> EvaluationConfig:
