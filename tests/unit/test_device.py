@@ -183,6 +183,11 @@ def test_what_is_away_computes_as_the_cpu_does_and_mixes_with_nothing_on_it() ->
 # On the way of a run
 
 
+def gradients(state: bytes) -> dict[str, Tensor]:
+    """Adam's first moments after one iteration."""
+    return {name: tensor for name, tensor in safetensors.load(state).items() if name.startswith("adam_mean/")}
+
+
 @pytest.mark.parametrize("kind", ["mdm", "mdm_smpl", "t2m_unet"])
 def test_an_iteration_on_another_device_is_the_cpus(kind: str, folder: Path, here: Path) -> None:
     """Everything that computes is there, everything that leaves a worker is on the CPU, and no number changes."""
@@ -195,8 +200,11 @@ def test_an_iteration_on_another_device_is_the_cpus(kind: str, folder: Path, her
         assert {device_of(network) for network in networks} == {AWAY}
     assert away.snapshot.environment == replace(learned.snapshot.environment, device="a GPU")
     if kind == "t2m_unet":  # backward through convolutions, the CPU has another kernel for tensors of a class
-        want = safetensors.load(learned.snapshot.state)
-        torch.testing.assert_close(safetensors.load(away.snapshot.state), want, rtol=1e-3, atol=1e-3)
+        want, got = (gradients(update.snapshot.state) for update in (learned, away))
+        assert want.keys() == got.keys() and len(want) > 10
+        for name, gradient in want.items():
+            # Of the gradients: Adam's first step is their sign, and that of rounding noise is a random one.
+            assert (got[name] - gradient).norm() <= 1e-3 * max(float(w.norm()) for w in want.values()), name
         assert away.metrics == pytest.approx(learned.metrics, rel=1e-3)
     else:
         assert away.snapshot.state == learned.snapshot.state

@@ -172,7 +172,7 @@ def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(240)  # a decision is on the disk before it is answered, which a busy machine makes slow
     assert [len(row.history) for row in read_table(tmp_path).rows] == [1] * 24
 
 
