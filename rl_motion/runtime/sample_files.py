@@ -140,9 +140,10 @@ def write_files(sampled: Sampled, want: Wanted, console: Console) -> list[tuple[
         if together:
             write_together(together)
     except OSError as error:
+        place = want.of_all(Export.HTML) if Export.HTML in want.formats else want.stem
         raise UserError(
-            f"got --out {want.stem}, where {error.filename or 'a file'} cannot be written ({error.strerror}); want "
-            "room and the right to write; choose another place"
+            f"got --out {place}, where files cannot be written ({error.strerror}); want room and the right to write; "
+            "choose another place"
         ) from None
     says = {Export.HTML: "motions", Export.NPY: "joints", Export.NPZ: "arrays"}
     written = [(says[kind], want.of_all(kind)) for kind in OF_ALL if kind in want.formats]
