@@ -49,7 +49,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.usefixtures("mine")
 def test_training_takes_train_each_as_long_as_its_motion(name: str) -> None:
     found = read_source(name, "train", 40, 20.0)
-    texts = [("a person walks", 40), ("a person walks", 60), ("he jumps", 33), ("long", 199)]
+    texts = [("a person walks", 40), ("a person walks", 60), ("he jumps", 32), ("long", 196)]
     assert found.prompts == [make_prompt(*one) for one in texts]
     assert found.any_length and not found.rows
 
@@ -65,8 +65,9 @@ def test_test_is_nobodys_prompt(mine: str) -> None:
         captions.caption_prompts(mine, "test", 20.0)
 
 
-def test_lengths_are_in_the_frames_of_the_model_rounded_up(mine: str) -> None:
-    assert [prompt.length for prompt in read_source(mine, "train", 40, 12.5).prompts] == [25, 38, 21, 125]
+def test_lengths_are_in_the_frames_of_the_model_in_whole_fours(mine: str) -> None:
+    assert [prompt.length for prompt in read_source(mine, "train", 40, 12.5).prompts] == [24, 36, 20, 124]
+    assert [prompt.length for prompt in read_source(mine, "train", 40, 1.0).prompts] == [4, 4, 8]
     assert read_source(mine, "train", 40, 1000.0).prompts[-1].length == 2000  # no prompt is longer
 
 
@@ -78,7 +79,7 @@ def test_what_is_longer_than_a_model_reads_is_set_aside_not_a_mistake(
     monkeypatch.setattr(checks, "text_encoder_of", lambda *_: Path("text"))
     monkeypatch.setattr(checks, "_read_by", lambda *_: checks._Reading(64, {}, set()))
     kept, aside = checks.readable([Path("model")], read_source(mine, "train", 40, 20.0), mine)
-    assert [prompt.length for prompt in kept] == [40, 33] and aside == {checks.TOO_LONG: 2}
+    assert [prompt.length for prompt in kept] == [40, 32] and aside == {checks.TOO_LONG: 2}
 
 
 def test_a_submitted_job_takes_the_captions_along_and_nothing_else(mine: str, tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from rl_motion.data.folder import wording
 from rl_motion.prompts.pool import MAX_FRAMES, make_prompt
 from rl_motion.types import Prompt
 
+UNIT = 4
+"""Lengths are whole multiples of so many frames, rounded down, as the authors' loaders give them (`unit_length` of
+HumanML3D's code): motion of up to 199 frames asks for 196, which is the longest that their models make."""
+
 
 def is_dataset(path: str | Path) -> bool:
     """Whether this is a data set's folder, or its texts.parquet: the part that holds captions."""
@@ -32,7 +36,7 @@ def caption_prompts(path: str | Path, split: str, fps: float) -> list[Prompt]:
     Args:
         path: the data set's folder, or its texts.parquet.
         split: `train` or `val`; what is held out is nobody's prompt.
-        fps: of the model: lengths are so many of its frames, rounded up.
+        fps: of the model: lengths are in its frames, in whole `UNIT`s.
 
     Raises:
         UserError: the file cannot be read, or has nothing for this split.
@@ -63,7 +67,7 @@ def examined_prompts(path: str | Path, split: str, fps: float, longest: int) -> 
     Args:
         path: the data set's folder, or its texts.parquet.
         split: `test` or `train`.
-        fps: of the model: lengths are so many of its frames, rounded up.
+        fps: of the model: lengths are in its frames, in whole `UNIT`s.
         longest: frames; a longer prompt asks for so many.
 
     Raises:
@@ -91,9 +95,9 @@ def examined_prompts(path: str | Path, split: str, fps: float, longest: int) -> 
 def _prompts(file: Path, rows: Iterable[tuple[str, int]], per_frame: float) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     for text, frames in rows:
-        length = math.ceil(frames * per_frame - 1e-6)
+        length = min(math.ceil(frames * per_frame - 1e-6), MAX_FRAMES)
         try:
-            prompt = make_prompt(text, min(length, MAX_FRAMES))
+            prompt = make_prompt(text, max(length // UNIT * UNIT, UNIT))
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
         found.setdefault(prompt.id, prompt)
