@@ -102,6 +102,21 @@ def test_every_kind_of_network_becomes_a_checkpoint_that_loads(network: str, dat
     assert "it was over already" in pretrain("job.yaml", "--out", "runs")
 
 
+def test_several_jobs_are_trained_in_turn(data: Path) -> None:
+    one = write_job(data, "guo").rename("one.yaml")
+    other = write_job(data, "mdm", name="other")
+    said = pretrain(one, other, "--out", "runs")
+    assert said.index("model: runs/made/model") < said.index("model: runs/other/model")
+    assert pretrain("runs/made", "runs/other").count("it was over already") == 2
+
+
+def test_of_several_jobs_none_begins_where_one_cannot(data: Path) -> None:
+    one, twin = write_job(data, "guo").rename("one.yaml"), write_job(data, "mdm")
+    assert "got two jobs named 'made'; want a name" in pretrain(one, twin, "--out", "runs", code=2)
+    assert "want" in pretrain(one, "missing.yaml", "--out", "runs", code=2)
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(("network", "kill"), [("mdm", 1), ("mdm", 2), ("tmr", 3), ("guo", 1)])
 def test_what_was_killed_goes_on_to_the_same_bits(
     network: str, kill: int, data: Path, monkeypatch: pytest.MonkeyPatch
