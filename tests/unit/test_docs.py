@@ -97,7 +97,7 @@ def complaint_rl_motion(words: list[str]) -> str | None:
         option = word.partition("=")[0]
         if option.startswith("-") and not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text):
             return f"`rl-motion {' '.join(path)}` has no option {option}"
-        if re.fullmatch(r"jobs/\S+\.ya?ml", word) and not (ROOT / word).is_file():
+        if re.fullmatch(r"jobs/\S+\.ya?ml", word) and not any(path.is_file() for path in ROOT.glob(word)):
             return f"no file {word}"
     return None
 
@@ -179,6 +179,12 @@ def test_the_commands_of_reports_exist() -> None:
 def test_the_commands_of_checkpoints_exist() -> None:
     found = commands((ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8"))
     assert sum("model convert" in command for command in found) >= 4
+    assert {command: why for command in found if (why := complaint(command))} == {}
+
+
+def test_the_commands_of_pretraining_exist() -> None:
+    found = commands((ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8"))
+    assert any("pretrain" in command for command in found)
     assert {command: why for command in found if (why := complaint(command))} == {}
 
 
