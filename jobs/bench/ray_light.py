@@ -114,7 +114,7 @@ class LightLearner:
         yield [UnitGradient(experience.trajectory.unit, 0.0, {}, {}, "") for experience in own]
         with torch.no_grad():
             for tensor in self._policy.adapter_parameters().values():
-                tensor += 1.0
+                tensor.add_(1.0)
         return Metrics({"learner/updates": 1.0})
 
     def state_dict_tensors(self) -> dict[str, Tensor]:

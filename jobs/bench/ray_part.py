@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,9 @@ def iterate(
     """Go on with a run through the project's own loop.
 
     Returns:
-        The run afterwards, from which a synchronous job may go on as well as one that is one step off; seconds between the ends of one iteration and the next, of all but those at the ends of
-        this stretch, where an asynchronous run has nothing to overlap with (the first 1 + lag and the last lag); the
-        metrics of every iteration.
+        The run afterwards, from which a synchronous job may go on as well as one that is one step off; seconds between
+        the ends of one iteration and the next, of all but those at the ends of this stretch, where an asynchronous run
+        has nothing to overlap with (the first 1 + lag and the last lag); the metrics of every iteration.
     """
     ends, rows, behaviours = [time.perf_counter()], [], [state.snapshot.behaviour]
 
@@ -111,7 +112,7 @@ def iterate(
 
     lag = job.runtime.lag
     after = loop.train(longer(job, state.snapshot.version + iterations), pool, backend, state, record)
-    seconds = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+    seconds = [later - earlier for earlier, later in pairwise(ends)]
     inner = seconds[1 + lag : len(seconds) - lag] if lag else seconds
     return loop.State(after.snapshot, after.ledger, [behaviours[-2]]), inner, rows
 
@@ -122,6 +123,13 @@ def resident_mb(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise ProcessLookupError(f"process {pid} holds no memory")
+
+
+def processes(backend: Any) -> dict[str, list[int]]:
+    """Process numbers of a Ray backend's workers, by role. No business of whoever uses a backend: hence its parts."""
+    flow, learners = backend._flow, backend._learners
+    found = {role: [member.pid for member in pool.members if member.pid] for role, pool in flow.pools.items()}
+    return found | {"learner": [arrival.pid for arrival in learners.arrivals]}
 
 
 def pin(pid: int, core: int) -> None:
