@@ -64,10 +64,10 @@ def import_(  # noqa: PLR0913, PLR0917 - options
     with guarded():
         from rl_motion.data.datasets.kinds import KINDS, kind_of
         from rl_motion.data.datasets.sources import Options
-        from rl_motion.data.datasets.writing import refuse_existing, write_dataset
+        from rl_motion.data.datasets.writing import refuse_place, write_dataset
         from rl_motion.runtime.progress import duration
 
-        refuse_existing(out)
+        refuse_place(out)
         found = kind_of(path, kind)
         started = time.monotonic()
         source = KINDS[found].read(path, Options(names, fps, mirror))
@@ -84,12 +84,13 @@ def import_(  # noqa: PLR0913, PLR0917 - options
             )
         _show(made, made.report())
         name = shlex.quote(str(out))
-        typer.echo(
+        said = (
             f"data set: {name} ({duration(time.monotonic() - started)})\n"
             f"look:     rl-motion data inspect {name}\n"
             f"{_pictures(out)}"
             f"prompts:  rl-motion train JOB --set {shlex.quote(f'prompts.sources={{{out}: 1}}')}"
         )
+        typer.echo(printable(said))
 
 
 def _pictures(out: Path) -> str:

@@ -24,6 +24,8 @@ from rl_motion.tracking.files import read_whole
 from rl_motion.types import Representation
 
 FILE, TEXTS, STATISTICS, REPORT = "dataset.json", "texts.parquet", "statistics.safetensors", "report.json"
+MOST_NAME = 255
+"""Characters of a data set's name."""
 _MOST_BYTES = 1 << 28
 """Of dataset.json and report.json."""
 
@@ -62,7 +64,7 @@ class DatasetInfo(_Value):
     """
 
     version: Literal[1]
-    name: Annotated[str, Field(min_length=1, max_length=255)]
+    name: Annotated[str, Field(min_length=1, max_length=MOST_NAME)]
     representation: Representation
     fps: Annotated[float, Field(gt=0, le=arrow.MOST_FPS, allow_inf_nan=False)]
     joints: _Count

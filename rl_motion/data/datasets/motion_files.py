@@ -24,7 +24,7 @@ import numpy as np
 from rl_motion.config import UserError
 from rl_motion.data import folder as real
 from rl_motion.data.datasets.beside import Beside, file_id
-from rl_motion.data.datasets.clips import Caption, Clip, FileReport
+from rl_motion.data.datasets.clips import MOST_FRAMES, Caption, Clip, FileReport
 from rl_motion.data.datasets.sources import Kind, Options, Source
 from rl_motion.motion.features import FPS, joints_to_features
 from rl_motion.motion.formats import pictures
@@ -195,12 +195,15 @@ class _Done:
         done = _Done(body.guessed, body.wrong, left_out)
         if not np.isfinite(body.joints_FJ3).all() or not len(body.joints_FJ3):
             return done
+        seconds = len(body.joints_FJ3) / body.fps
+        if seconds * FPS > MOST_FRAMES:  # before it is made: a frame in ten seconds becomes two hundred
+            wrong = (*done.wrong, f"{len(body.joints_FJ3)} frames, {seconds:.0f} s")
+            return replace(done, wrong=wrong, left_out=left_out or f"more than {MOST_FRAMES} frames at {FPS} a second")
         try:
             joints_FJ3 = to_20_fps(body)
         except UserError as error:
             return replace(done, wrong=(*done.wrong, str(error)), left_out=left_out or "a bone of length zero")
         if len(joints_FJ3) < real.LEAST_FRAMES and not left_out:
-            seconds = len(body.joints_FJ3) / body.fps
             wrong = (*done.wrong, f"{len(body.joints_FJ3)} frames, {seconds:.2f} s")
             done = replace(done, wrong=wrong, left_out=f"fewer than {real.LEAST_FRAMES} frames at {FPS} a second")
         return replace(done, joints_FJ3=joints_FJ3)

@@ -86,15 +86,16 @@ def _header(file: BinaryIO) -> Header:
         with warnings.catch_warnings():  # of headers that Python 2 wrote
             warnings.simplefilter("ignore")
             header = Header(*readers[npy_format.read_magic(file)](file, max_header_size=_MOST_HEADER))
-    except (ValueError, KeyError, OSError, TypeError, RecursionError, MemoryError, UnicodeDecodeError) as error:
-        raise BadFile("no NumPy file", " ".join(str(error).split())[:200]) from None
+    except Exception as error:  # what a damaged header makes numpy raise, nobody lists: tokenize.TokenError, too
+        raise BadFile("no NumPy file", " ".join(str(error).split())[:200] or type(error).__name__) from None
     if header.dtype.hasobject:
         raise BadFile("an array of objects", "they could only be had by running what the file says; want floats")
     if header.dtype.kind != "f":
         raise BadFile("no floats", f"{header.dtype}")
     held = os.fstat(file.fileno()).st_size - file.tell()
     claimed = math.prod(header.shape) * header.dtype.itemsize
-    if min(header.shape, default=0) < 0 or claimed != held:
+    whole = all(type(size) is int and size >= 0 for size in header.shape)  # NumPy takes True for a size, too
+    if not whole or claimed != held:
         raise BadFile("not as long as its header says", f"{list(header.shape)} claimed, {held} bytes there")
     return header
 

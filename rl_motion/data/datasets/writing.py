@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from rl_motion.data.datasets import arrow
 from rl_motion.data.datasets.clips import SHAPES, Clip, FileReport, Statistics, caption_fault, fault_of
 from rl_motion.data.datasets.dataset import (
     FILE,
+    MOST_NAME,
     REPORT,
     STATISTICS,
     TEXTS,
@@ -45,6 +46,8 @@ from rl_motion.types import Representation
 GROUP_BYTES, SHARD_BYTES = 8 << 20, 256 << 20
 """Features that are written, and later mapped, together; features of a file."""
 _GROUP_ROWS = 4096
+_MOST_BYTES_OF_NAME = 200
+"""Of the folder's: the one that it is written under, beside it, has 26 more, and file systems allow 255."""
 _MOST_WORDS = 500
 """Characters of a line of the report."""
 
@@ -78,55 +81,105 @@ def write_dataset(  # noqa: PLR0913 - what is known of the data beside its clips
         watch: called after every entry.
 
     Raises:
-        UserError: the directory is there already, there is no clip that can be used, or, without statistics, none in
-            `train`. Nothing is left of the directory then, nor after any other exception, Ctrl-C included.
+        UserError: the directory is there already or cannot be one (`refuse_place`), there is no clip that can be used,
+            or, without statistics, none in `train`. Nothing is left of the directory then, nor after any other
+            exception, Ctrl-C included.
     """
-    features_D = SHAPES[representation].features_D
-    if statistics is not None and (fault := statistics_fault(statistics, features_D)):
+    about = _About(representation, fps, kind, _printable(name or directory.absolute().name)[:MOST_NAME])
+    if statistics is not None and (fault := statistics_fault(statistics, about.features_D)):
         raise ValueError(f"statistics: {fault}")
-    refuse_existing(directory)
+    refuse_place(directory)
     with _appearing(directory) as folder:
-        about = {"version": arrow.VERSION, "representation": str(representation), "fps": fps}
-        writer = _Writer(folder, features_D, about)
+        writer = _Writer(folder, about)
         for entry in entries:
             writer.add(entry)
             if watch is not None:
                 watch()
-        shards, texts = writer.close()
-        if not writer.splits:
-            raise UserError(
-                f"got nothing of which a data set can be made ({_most(writer.left_out)}); want one clip at least; "
-                "mend what is named"
-            )
-        if statistics is None and not writer.statistics.frames:
-            raise UserError(
-                f"got clips of {', '.join(sorted(writer.splits))} alone; want some of train, over which mean and "
-                "deviation are computed; bring them, or the data's own mean and deviation"
-            )
-        info = DatasetInfo(
-            version=arrow.VERSION,
-            name=_printable(name or directory.absolute().name),
-            representation=representation,
-            fps=fps,
-            joints=SHAPES[representation].joints_J,
-            kind=kind,
-            splits={split: counted.info for split, counted in sorted(writer.splits.items())},
-            left_out=dict(sorted(writer.left_out.items())),
-            statistics="given" if statistics is not None else "train",
-            motions=shards,
-            texts=texts,
-            sha256=writer.digest.hexdigest(),
-        )
-        known = statistics if statistics is not None else writer.statistics.result(representation)
+        parts = writer.close()
+        _refuse_too_little(writer, own_statistics=statistics is not None)
         for page, content in (pages() if pages is not None else {}).items():
             write_synced(folder / Path(page).name, content)
+        known = statistics if statistics is not None else writer.statistics.result(representation)
         write_synced(folder / STATISTICS, statistics_bytes(known))
         write_synced(
             folder / REPORT, _json({"version": arrow.VERSION, "files": [asdict(one) for one in writer.reports]})
         )
+        info = _info(writer, parts, "given" if statistics is not None else "train")
         write_synced(folder / FILE, _json(info.model_dump(mode="json")))
         sync_folder(folder)
     return Dataset.open(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What is known of a data set before its clips."""
+
+    representation: Representation
+    fps: float
+    kind: str
+    name: str
+
+    @property
+    def features_D(self) -> int:
+        return SHAPES[self.representation].features_D
+
+    @property
+    def in_files(self) -> dict[str, Any]:
+        """What each of its Parquet files says of itself."""
+        return {"version": arrow.VERSION, "representation": str(self.representation), "fps": self.fps}
+
+
+def _refuse_too_little(writer: _Writer, *, own_statistics: bool) -> None:
+    """Refuse clips that make no data set; raises UserError."""
+    if not writer.splits:
+        raise UserError(
+            f"got nothing of which a data set can be made ({_most(writer.left_out)}); want one clip at least; "
+            "mend what is named"
+        )
+    if not own_statistics and not writer.statistics.frames:
+        raise UserError(
+            f"got clips of {', '.join(sorted(writer.splits))} alone; want some of train, over which mean and "
+            "deviation are computed; bring them, or the data's own mean and deviation"
+        )
+
+
+def _info(
+    writer: _Writer, parts: tuple[list[PartInfo], PartInfo], statistics: Literal["given", "train"]
+) -> DatasetInfo:
+    """What the folder says of itself."""
+    motions, texts = parts
+    about = writer.about
+    return DatasetInfo(
+        version=arrow.VERSION,
+        name=about.name,
+        representation=about.representation,
+        fps=about.fps,
+        joints=SHAPES[about.representation].joints_J,
+        kind=about.kind,
+        splits={split: counted.info for split, counted in sorted(writer.splits.items())},
+        left_out=dict(sorted(writer.left_out.items())),
+        statistics=statistics,
+        motions=motions,
+        texts=texts,
+        sha256=writer.digest.hexdigest(),
+    )
+
+
+def refuse_place(directory: Path) -> None:
+    """Raise UserError where a data set cannot be written: something is there, or its name is none that readers take."""
+    try:
+        size = len(directory.absolute().name.encode())
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"got {directory}, a path that is no UTF-8; want one that is, as Parquet's readers take no other; choose "
+            "another place"
+        ) from None
+    if size > _MOST_BYTES_OF_NAME:
+        raise UserError(
+            f"got {directory}, a name of {size} bytes; want at most {_MOST_BYTES_OF_NAME}; choose a shorter one"
+        )
+    refuse_existing(directory)
 
 
 def refuse_existing(directory: Path) -> None:
@@ -162,17 +215,18 @@ class _Counted:
 class _Writer:
     """Rows gather until they fill a row group, row groups until they fill a file."""
 
-    def __init__(self, folder: Path, features_D: int, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, about: _About) -> None:
         self.splits: dict[str, _Counted] = {}
         self.left_out: Counter[str] = Counter()
         self.reports: list[FileReport] = []
-        self.statistics = RunningStatistics(features_D)
-        self.digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        self._folder, self._features_D, self._about = folder, features_D, about
+        self.statistics = RunningStatistics(about.features_D)
+        self.digest = hashlib.sha256(json.dumps(about.in_files, sort_keys=True).encode())
+        self.about = about
+        self._folder = folder
         self._ids: set[str] = set()
         self._clips: list[Clip] = []
         self._bytes = 0
-        self._texts = _Part(folder / TEXTS, arrow.texts_schema(), about)
+        self._texts = _Part(folder / TEXTS, arrow.texts_schema(), about.in_files)
         self._shard: _Part | None = None
         self._shard_bytes = 0
         self._shards: list[PartInfo] = []
@@ -181,7 +235,7 @@ class _Writer:
         if isinstance(entry, FileReport):
             self._tell(entry)
             return
-        fault = fault_of(entry, self._features_D)
+        fault = fault_of(entry, self.about.features_D)
         if not fault and entry.id in self._ids:
             fault = "an id that another clip has"
         if fault:
@@ -228,7 +282,7 @@ class _Writer:
             self._shard = None
         if self._shard is None:
             path = self._folder / f"motions-{len(self._shards):05d}.parquet"
-            self._shard, self._shard_bytes = _Part(path, arrow.motions_schema(), self._about), 0
+            self._shard, self._shard_bytes = _Part(path, arrow.motions_schema(), self.about.in_files), 0
         self._shard.write(_motion_columns(self._clips))
         self._texts.write(_text_columns(self._clips))
         self._shard_bytes += self._bytes

@@ -28,7 +28,7 @@ from rl_motion.models.official.denoisers import HUMANML3D, KIT_ML, DataSet
 from rl_motion.models.official.judges import Judge, own_space, without_weights
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.pickles import read_plain_pickle
-from rl_motion.models.official.reading import damaged, read_torch, read_vector, state_dict_of
+from rl_motion.models.official.reading import damaged, dimension, read_torch, read_vector, state_dict_of
 from rl_motion.models.zoo import save_evaluator
 from rl_motion.types import Normalisation
 
@@ -91,8 +91,10 @@ def read_glove(folder: Path, width: int) -> tuple[GloveVocabulary, Tensor]:
         raise UserError(f"got {folder} without {', '.join(missing)}; want all three of glove/; copy the folder whole")
     try:
         rows_VW = np.load(file["data.npy"], mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, TypeError, EOFError, OverflowError) as error:
+    except Exception as error:  # what a damaged header makes numpy raise, nobody lists
         raise damaged(file["data.npy"], error) from error
+    if not isinstance(rows_VW, np.ndarray):
+        raise damaged(file["data.npy"], "an archive of arrays")
     words, row_of = read_plain_pickle(file["words.pkl"]), read_plain_pickle(file["idx.pkl"])
     if rows_VW.ndim != 2 or rows_VW.shape[1] != width or rows_VW.dtype.kind != "f":
         raise damaged(file["data.npy"], f"{rows_VW.dtype} {rows_VW.shape}, where {width} numbers per word are due")
@@ -174,19 +176,14 @@ def _facts(shape: GuoConfig, data: DataSet) -> dict[str, str]:
 
 def _shape(tensors: Mapping[str, Tensor]) -> GuoConfig:
     """From the weights themselves, where they tell; else the published one, from which they then differ by name."""
-
-    def size(name: str, axis: int, published: int) -> int:
-        tensor = tensors.get(name)
-        return published if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
-
     published = GuoConfig()
     return GuoConfig(
-        features=size("movement_encoder.main.0.weight", 1, published.features - CONTACTS) + CONTACTS,
-        movement_latent=size("movement_encoder.out_net.weight", 0, published.movement_latent),
-        motion_hidden=size("motion_encoder.input_emb.weight", 0, published.motion_hidden),
-        text_hidden=size("text_encoder.input_emb.weight", 0, published.text_hidden),
-        coembedding=size("motion_encoder.output_net.3.weight", 0, published.coembedding),
-        word_size=size("text_encoder.input_emb.weight", 1, published.word_size),
+        features=dimension(tensors, "movement_encoder.main.0.weight", 1, published.features - CONTACTS) + CONTACTS,
+        movement_latent=dimension(tensors, "movement_encoder.out_net.weight", 0, published.movement_latent),
+        motion_hidden=dimension(tensors, "motion_encoder.input_emb.weight", 0, published.motion_hidden),
+        text_hidden=dimension(tensors, "text_encoder.input_emb.weight", 0, published.text_hidden),
+        coembedding=dimension(tensors, "motion_encoder.output_net.3.weight", 0, published.coembedding),
+        word_size=dimension(tensors, "text_encoder.input_emb.weight", 1, published.word_size),
         pos_size=len(POS),
     )
 

@@ -32,7 +32,7 @@ from rl_motion.models.official.denoisers import (
 )
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.options import Settings, mentions_json, read_settings
-from rl_motion.models.official.reading import read_torch, state_dict_of
+from rl_motion.models.official.reading import dimension, read_torch, state_dict_of
 
 _FILE = re.compile(r"model(\d{1,12})\.pt")
 _MARKS = ("layers", "latent_dim", "diffusion_steps")
@@ -156,15 +156,13 @@ def _refuse_other_models(args: Settings) -> None:
 def _shape(args: Settings, features: int, tensors: Mapping[str, Tensor]) -> MDMConfig:
     """From args.json; hidden channels and the text's width, which the official code fixes, from the weights."""
     arch = args.choice("arch", _ARCHS)
-    first = tensors.get(f"{_STACKS[arch]}.layers.0.linear1.weight")
-    embed = tensors.get("embed_text.weight")
     return MDMConfig(
         features=features,
         latent_dim=args.whole("latent_dim", _MOST_WIDTH),
-        ff_size=MDMConfig().ff_size if first is None else len(first),
+        ff_size=dimension(tensors, f"{_STACKS[arch]}.layers.0.linear1.weight", 0, MDMConfig().ff_size),
         num_layers=args.whole("layers", _MOST_LAYERS),
         num_heads=_HEADS,
-        text_dim=MDMConfig().text_dim if embed is None else embed.shape[-1],
+        text_dim=dimension(tensors, "embed_text.weight", -1, MDMConfig().text_dim),
         mask_frames=args.value("mask_frames", bool, False),
         pos_embed_max_len=args.whole("pos_embed_max_len", _MOST_STEPS, 5000),
         arch=arch,

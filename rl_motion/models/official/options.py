@@ -50,11 +50,11 @@ class Options:
         """True or False."""
         return self.choice(key, {"True": True, "False": False})
 
-    def whole(self, key: str) -> int:
-        """A whole number from 1."""
+    def whole(self, key: str, most: int = 999_999) -> int:
+        """A whole number from 1 up to `most`."""
         value = self.text(key)
-        if not re.fullmatch("[1-9][0-9]{0,5}", value):
-            raise self._bad(key, "a whole number from 1")
+        if not re.fullmatch("[1-9][0-9]{0,5}", value) or int(value) > most:
+            raise self._bad(key, f"a whole number from 1 to {most}")
         return int(value)
 
     def number(self, key: str, default: float) -> float:

@@ -26,6 +26,8 @@ from rl_motion.tracking.files import read_whole
 
 _MOST_JSON = 2**24
 """Bytes of a configuration; the official ones have a few kB."""
+_MOST_NUMBERS = 2**32
+"""Of one tensor: a file may claim any number of them and hold one."""
 _TENSORS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): torch.Size,
@@ -72,6 +74,8 @@ def read_torch(path: Path) -> Any:
     Raises:
         UserError: it is no such file, is cut short, or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise damaged(path, "a folder, a pipe or a device")  # a pipe would wait for ever
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of torch, on how old or how new a file is
         return _read(path)
@@ -109,12 +113,34 @@ def state_dict_of(path: Path, content: Any, *keys: str) -> dict[str, Tensor]:
         if isinstance(candidate, Mapping) and candidate:
             tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
             if len(tensors) == len(candidate):
+                _refuse_odd(path, tensors)
                 return tensors
     held = sorted(str(name)[:60] for name in content)[:6] if isinstance(content, Mapping) else type(content).__name__
     raise UserError(
         f"got {path}, which holds {held}; want tensors by name under {' or '.join(key or 'no key' for key in keys)}; "
         "give the model's own file"
     )
+
+
+def _refuse_odd(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that no network is made of: sparse, quantized, without values, or larger than any memory.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for name, tensor in tensors.items():
+        plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+        if not plain or tensor.numel() > _MOST_NUMBERS or (tensor.is_floating_point() and tensor.itemsize < 2):
+            form = f"{tensor.dtype}, {tensor.layout}, {tensor.device}, {tuple(tensor.shape)}"
+            raise UserError(
+                f"got {path} with {name[:100]} as {form}; want plain numbers of 16 bits or more; save the weights so"
+            )
+
+
+def dimension(tensors: Mapping[str, Tensor], name: str, axis: int, usual: int) -> int:
+    """The size of a tensor along an axis; `usual` where there is no such tensor, or no such axis."""
+    tensor = tensors.get(name)
+    return usual if tensor is None or not -tensor.ndim <= axis < tensor.ndim else tensor.shape[axis]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,11 +166,15 @@ def read_vector(path: Path) -> Tensor:
     """
     if path.suffix == ".npy":
         try:
-            values: Any = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        except (OSError, ValueError, TypeError, EOFError) as error:
+            # Mapped: a header that claims more than the file has is found out before memory is taken for it.
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            values: Any = torch.from_numpy(np.array(stored, np.float32)) if isinstance(stored, np.ndarray) else stored
+        except Exception as error:  # what a damaged header makes numpy raise, nobody lists
             raise damaged(path, error) from error
     else:
         values = read_torch(path)
+    if isinstance(values, Tensor):
+        _refuse_odd(path, {"its tensor": values})
     if not isinstance(values, Tensor) or values.ndim != 1 or not bool(torch.isfinite(values).all()):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise damaged(path, f"{shape}, or numbers that are not finite, where one finite number per feature is due")

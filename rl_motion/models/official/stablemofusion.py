@@ -38,7 +38,7 @@ from rl_motion.models.official.denoisers import (
 )
 from rl_motion.models.official.layout import Inspection, Layout, Sources
 from rl_motion.models.official.options import Options, mentions, read_options
-from rl_motion.models.official.reading import damaged, read_torch, state_dict_of
+from rl_motion.models.official.reading import damaged, dimension, read_torch, state_dict_of
 from rl_motion.models.t2m_unet import T2MUnetConfig
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Normalisation
@@ -50,6 +50,7 @@ _PREDICTIONS: dict[str, PredictionType] = {name: name for name in get_args(Predi
 _TEXT_HEADS = 4
 _CANVAS, _TOKENS = 196, 77
 _FEAT_BIAS = 5.0
+_MOST_STEPS = 100_000
 _CLIP, _CLIP_PREFIX = "CLIP ViT-B/32", "clip_model."
 _TABLE = "unet.time_mlp.0.pe"
 _CLIP_NORM = {
@@ -94,7 +95,7 @@ def _found(path: Path) -> Found:
             "another checkpoint"
         )
     data = options.choice("dataset_name", _DATA)
-    betas, steps = options.choice("beta_schedule", _BETAS), options.whole("diffusion_steps")
+    betas, steps = options.choice("beta_schedule", _BETAS), options.whole("diffusion_steps", _MOST_STEPS)
     prediction = options.choice("prediction_type", _PREDICTIONS)
     content = read_torch(weights)
     tensors, averaged = _tensors(weights, content)
@@ -143,18 +144,16 @@ def _tensors(weights: Path, content: object) -> tuple[dict[str, Tensor], bool]:
 
 def _shape(options: Options, features: int, tensors: Mapping[str, Tensor]) -> T2MUnetConfig:
     """From opt.txt; what the official class fixes and forks may change, from the weights."""
-    first = tensors.get("textTransEncoder.layers.0.linear1.weight")
     layers = {name.split(".")[2] for name in tensors if name.startswith("textTransEncoder.layers.")}
-    embed = tensors.get("embed_text.weight")
     usual = T2MUnetConfig()
     return T2MUnetConfig(
         features=features,
         base_dim=options.whole("base_dim"),
         dim_mults=options.wholes("dim_mults"),
         time_dim=options.whole("time_dim"),
-        text_dim=usual.text_dim if embed is None else embed.shape[-1],
+        text_dim=dimension(tensors, "embed_text.weight", -1, usual.text_dim),
         text_latent_dim=options.whole("text_latent_dim"),
-        text_ff_size=usual.text_ff_size if first is None else first.shape[0],
+        text_ff_size=dimension(tensors, "textTransEncoder.layers.0.linear1.weight", 0, usual.text_ff_size),
         text_num_heads=_TEXT_HEADS,
         num_text_layers=len(layers) or usual.num_text_layers,
         linear_attention=not options.flag("no_eff"),

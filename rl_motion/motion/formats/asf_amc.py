@@ -25,6 +25,7 @@ from rl_motion.motion.formats.recording import (
     axis_rotation,
     forward_kinematics,
     read_text,
+    refuse_too_large,
     shown,
 )
 from rl_motion.motion.rotations import FloatArray
@@ -67,6 +68,7 @@ def read_amc(path: str | Path, skeleton: str | Path | None = None) -> Recording:
     asf = Path(skeleton) if skeleton is not None else find_asf(path)
     known = _read_asf(asf)
     values = _read_motion(path, known)
+    refuse_too_large(path, len(known.bones), len(values))
     return _recording(known, values)
 
 
@@ -139,7 +141,10 @@ def _read_asf(path: Path) -> _Skeleton:
         elif section == ":bonedata":
             if word == "end":
                 _add_bone(lines, found, bone)
-            bone = {} if word in {"begin", "end"} else bone | {word: words[1:]}
+            if word in {"begin", "end"}:
+                bone = {}
+            else:
+                bone[word] = words[1:]
         elif section == ":hierarchy" and word not in {"begin", "end"}:
             _add_children(lines, found, words)
     _check_tree(lines, found)

@@ -26,6 +26,7 @@ from rl_motion.motion.formats.recording import (
     axis_rotation,
     forward_kinematics,
     read_text,
+    refuse_too_large,
     shown,
 )
 from rl_motion.motion.rotations import FloatArray
@@ -118,6 +119,7 @@ def read_bvh(path: str | Path) -> Recording:
     channels_C = [(index, *channel) for index, joint in enumerate(joints) for channel in joint.channels or ()]
     frames, frame_seconds = _motion_header(words)
     values_FC = _values(words, frames, len(channels_C))
+    refuse_too_large(path, len(joints), frames)
     return _recording(joints, channels_C, values_FC, frame_seconds)
 
 

@@ -9,6 +9,7 @@ Shape legend: F frames, J joints.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,22 @@ def read_joint_array(path: str | Path) -> Recording:
         UserError: it cannot be read, has no such array, or more than one.
     """
     path = Path(path)
+    _refuse_no_file(path)
     joints_FJ3, fps = _npz(path) if path.suffix.lower() == ".npz" else (_npy(path), None)
     if len(joints_FJ3) == 0:
         raise UserError(f"got {path} with no frames; want one or more; export it again")
     positions_FJ3 = joints_FJ3[:, : len(JOINT_NAMES)].astype(np.float64)
     return Recording(names=JOINT_NAMES, parents=PARENTS, positions_FJ3=positions_FJ3, fps=fps)
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Refuse what is no plain file: a pipe would wait for ever."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    raise UserError(f"got {path}, which is a pipe or a device; want a file; save it with np.save")
 
 
 def _npy(path: Path) -> FloatArray:

@@ -110,7 +110,9 @@ def read_names(path: str | Path) -> Convention:
         text = read_whole(path, _MOST_BYTES).decode("utf-8-sig")
         given = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"got {path}, which cannot be read ({error.strerror}); want a YAML or JSON file") from None
+        raise UserError(
+            f"got {path}, which cannot be read ({error.strerror}); want a YAML or JSON file; check the path"
+        ) from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(

@@ -21,6 +21,9 @@ MAX_BYTES = 256 * 1024 * 1024
 """Of a file: ten minutes of 60 joints at 120 frames per second have less."""
 MAX_JOINTS = 1000
 """Of a skeleton: hands and faces have hundreds."""
+MAX_PLACES = 20_000_000
+"""Joints times frames: three quarters of an hour of 60 joints at 120 frames per second. Each takes 120 bytes, and a
+file may hold a number a frame for a thousand joints."""
 _FRAMES_AT_ONCE = 4096
 """World rotations need not all be in memory."""
 
@@ -112,6 +115,19 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise UserError(f"got {path} with zero bytes in it; want text; it is another kind of file: export it again")
     return text
+
+
+def refuse_too_large(path: Path, joints: int, frames: int) -> None:
+    """Refuse what would take gigabytes once it is read.
+
+    Raises:
+        UserError: it has more than `MAX_PLACES`.
+    """
+    if joints * frames > MAX_PLACES:
+        raise UserError(
+            f"got {path} with {joints} joints in {frames} frames; want at most {MAX_PLACES // joints} frames with so "
+            "many joints; cut it into parts, or export the body alone"
+        )
 
 
 def shown(text: object) -> str:
