@@ -164,6 +164,8 @@ def training(job: Job, files: RewardFiles | None = None) -> Training:
 
 
 WORKSHOP = Workshop(policy=policy, decoder=decoder, rewards=rewards, training=training)
+REAL = Workshop()
+"""That of every run."""
 
 
 def light_job(rollout: int, reward: int, units: int, *, sizes: Sequence[int] = (1000,), lag: int = 0) -> Job:

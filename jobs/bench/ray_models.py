@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from rl_motion.prompts.pool import PromptPool, make_prompt
 
 MOTIONS = 8
 """Of a unit: two prompts, four samples of each."""
+LEARNS = {"transitions": 2, "inner_epochs": 1}
+"""As the packaged jobs."""
 CAPTIONS = [f"a person walks number {number} and turns to the left" for number in range(64)]
 
 
@@ -38,11 +41,16 @@ def save_mdm(folder: Path, *, quick: bool) -> Path:
     return folder / "mdm"
 
 
-def mdm_job(
-    model: Path, *, frames: int, backend: str = "ray", lag: int = 0, inner_epochs: int = 1, units: int = 1
-) -> Job:
-    """A job on MDM with one worker of each role and one thread each: ten steps, all nine transitions learn in one pass
-    where nothing else is said."""
+def mdm_job(model: Path, frames: int, *, units: int = 1, learns: Mapping[str, int] = LEARNS, **runtime: object) -> Job:
+    """A job on MDM with one worker of each role and one thread each: ten steps, guidance as MDM's.
+
+    Args:
+        model: the checkpoint.
+        frames: of every motion.
+        units: of an iteration, which all make one optimiser step.
+        learns: `transitions` of a trajectory and `inner_epochs`, passes over a unit.
+        runtime: settings of that section.
+    """
     return Job.model_validate(
         {
             "name": "bench",
@@ -50,7 +58,7 @@ def mdm_job(
             "policy": {"steps": 10, "guidance_scale": 2.5},
             "prompts": {"default_length": frames},
             "rewards": [{"name": "jerk", "weight": -1.0}],
-            "algorithm": {"inner_epochs": inner_epochs, "transitions": 2},
+            "algorithm": dict(learns),
             "train": {
                 "iterations": 1,
                 "prompts_per_iteration": 2 * units,
@@ -58,7 +66,7 @@ def mdm_job(
                 "samples_per_prompt": 4,
                 "units_per_step": units,
             },
-            "runtime": {"backend": backend, "threads": 1, "mode": "async" if lag else "sync"},
+            "runtime": {"threads": 1, **runtime},
             "tracking": {"mlflow_uri": None},
         }
     )

@@ -2,12 +2,12 @@
 
     python jobs/bench/ray_overhead.py --out bench      # about four minutes on two idle cores
 
-The same job, MDM in the authors' shape with random weights and eight motions of 60 frames a unit, one thread:
+MDM in the authors' shape with random weights, units of eight motions of 60 frames, one thread:
 
 1. An iteration on the local backend and one on Ray, in turn, synchronously and of one unit, so that nothing overlaps:
    what Ray adds is calls, trajectories in the object store, and the adapter on its way.
-2. On Ray, rollout and learner on a core of their own each, an iteration of several units synchronously and one step off,
-   in turn. The ideal is what the measured seconds of the stages allow: their sum over the longest.
+2. On Ray, rollout and learner on a core of their own each, iterations of two units synchronously and one step off, in
+   turn. The ideal is what the measured seconds of the stages allow: their sum over the longer of both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from goals import Goal
 from ray_models import MOTIONS, mdm_job, prompts, save_mdm
 from ray_part import Measured, Say, iterate, local_ray, pin, processes, run_part, synchronous
 
-from rl_motion.config import Job
 from rl_motion.runtime import loop
 from rl_motion.runtime.backend import Backend
 from rl_motion.runtime.build import Workshop
@@ -35,8 +34,6 @@ ROUNDS = 4
 STEP_OFF = 5
 """Iterations of a stretch, of which the first two and the last are left out one step off."""
 STRETCHES = 2
-INNER_EPOCHS = 3
-"""Passes over a unit that make the learner's seconds about those of its rollout."""
 
 
 def measure(quick: bool, say: Say) -> Measured:
@@ -45,7 +42,7 @@ def measure(quick: bool, say: Say) -> Measured:
         say("making the model")
         model = save_mdm(Path(folder), quick=quick)
         goals, overhead = against_local(model, quick, say)
-        more, apart = one_step_off(model, quick, say)
+        more, apart = one_step_off(model, quick, say, balanced(overhead["stages"]["ray"]))
     return [*goals, *more], {"overhead": overhead, "one_step_off": apart}
 
 
@@ -54,7 +51,7 @@ def against_local(model: Path, quick: bool, say: Say) -> Measured:
     from rl_motion.runtime.local import LocalBackend
     from rl_motion.runtime.ray_backend import RayBackend
 
-    job = mdm_job(model, frames=8 if quick else FRAMES)
+    job = mdm_job(model, 8 if quick else FRAMES)
     backends: dict[str, Backend] = {"local": LocalBackend(job, Workshop()), "ray": RayBackend(job, Workshop())}
     rows: dict[str, list[Metrics]] = {name: [] for name in backends}
     seconds: dict[str, list[float]] = {name: [] for name in backends}
@@ -99,12 +96,20 @@ def where_time_goes(stages: Mapping[str, Mapping[str, float]]) -> dict[str, floa
     return more | {"rest": ray["time/iteration_s"] - local["time/iteration_s"] - sum(more.values())}
 
 
-def one_step_off(model: Path, quick: bool, say: Say) -> Measured:
+def balanced(stages: Mapping[str, float]) -> dict[str, int]:
+    """How often a unit is learned from so that the learner is busy as long as the rollouts: what one step off is for.
+
+    `stages`: of an iteration with `ray_models.LEARNS`, whose update learns from two transitions in one pass.
+    """
+    sampled = stages["time/rollout_s"] + stages["time/reward_s"]
+    return {"transitions": 1, "inner_epochs": max(round(2 * sampled / stages["time/learner_s"]), 1)}
+
+
+def one_step_off(model: Path, quick: bool, say: Say, learns: Mapping[str, int]) -> Measured:
     """The same workers, each role on a core, with and without waiting for one another."""
     from rl_motion.runtime.ray_backend import RayBackend
 
-    frames = 8 if quick else FRAMES
-    job = mdm_job(model, frames=frames, lag=1, units=2, inner_epochs=1 if quick else INNER_EPOCHS)
+    job = mdm_job(model, 8 if quick else FRAMES, units=2, learns=learns, mode="async")
     backend = RayBackend(job, Workshop())
     found: dict[str, list[float]] = {"sync": [], "async": []}
     rows: list[Metrics] = []
@@ -128,6 +133,7 @@ def one_step_off(model: Path, quick: bool, say: Say) -> Measured:
     note = f"rollout and learner on a core each, one thread; {ideal:.2f} would be ideal for these stages"
     goal = Goal("ray/one_step_off", seconds["sync"] / seconds["async"], 1.4, at_least=True, note=note)
     details = {"seconds": seconds, "all": found, "stages": stages, "ideal": ideal, "cores": cores}
+    details |= {"learns": dict(learns)}
     return [goal], details
 
 

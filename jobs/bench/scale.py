@@ -37,8 +37,8 @@ UNIT_S = (0.25, 1.0)
 """Calibrated durations of a rollout."""
 SIZES = (16, 64, 256, 1024)
 GPU_WORK = Work(1.0, 0.05, 0.4, spread=0.1)
-"""Of the predictions, in units of a rollout's second: about what the stages of MDM take of each other (`ray_overhead.py`
-measures them), and how much rollouts differ where lengths do."""
+"""Of the predictions, in units of a rollout's second: about what the stages of MDM take of each other
+(`ray_overhead.py` measures them), and how much rollouts differ where lengths do."""
 TRAJECTORY_BYTES = 32 * 10 * 196 * 263 * 4
 """A unit of 32 motions at full length: ten latents and the sample."""
 ADAPTER_BYTES = 1.4e6

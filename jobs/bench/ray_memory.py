@@ -1,0 +1,132 @@
+"""Whether the driver's memory stays flat and the object store bounded over 200 iterations.
+
+    python jobs/bench/ray_memory.py --out bench        # about two minutes on two idle cores
+
+A command as users type it, `rl-motion train`, on a cluster that this script starts and looks into: the embedded model,
+two prompts of two motions an iteration, MLflow and commits as always. The driver's resident memory is read after every
+iteration; so are the bytes in Ray's object store. Flat: what the driver holds after the last iterations is at most 5 %
+above what it held after the twentieth. Bounded: the store never holds 5 % more in the second half than in the first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from goals import Goal
+from ray_part import Measured, Say, local_ray, resident_mb, run_part
+
+from rl_motion.config import RunFault
+
+ITERATIONS, WARM = 200, 20
+MOST = 1.05
+PATIENCE_S = 1500.0
+_SETS = (
+    "runtime.backend=ray",
+    "runtime.rollout_workers=1",
+    "policy.steps=3",
+    "train.prompts_per_iteration=2",
+    "train.prompts_per_unit=2",
+    "train.samples_per_prompt=2",
+    "train.units_per_step=1",
+)
+
+
+def measure(quick: bool, say: Say) -> Measured:
+    """A run's driver and store, iteration by iteration."""
+    import ray
+
+    iterations, warm = (6, 2) if quick else (ITERATIONS, WARM)
+    with local_ray(), tempfile.TemporaryDirectory() as folder:
+        address = ray.get_runtime_context().gcs_address
+        samples = watched(Path(folder), address, iterations, say)
+    some = max(warm // 4, 1)  # a single sample may fall on a commit that is being written
+    before = statistics.median(mb for number, mb, _ in samples if warm <= number < warm + some)
+    after = statistics.median(mb for number, mb, _ in samples if number > iterations - some)
+    first = max(held for number, _, held in samples if warm <= number <= iterations // 2)
+    second = max(held for number, _, held in samples if number > iterations // 2)
+    note = f"driver's memory, median of the last {some} of {iterations} iterations over the first from the {warm}th on"
+    goals = [
+        Goal("memory/driver_growth", after / before, MOST, at_least=False, note=note),
+        Goal(
+            "memory/object_store",
+            second / max(first, 1.0),
+            MOST,
+            at_least=False,
+            note=f"most bytes in the second half of {iterations} iterations over the first half, from the {warm}th on",
+        ),
+    ]
+    numbers, resident, held = zip(*samples, strict=True)
+    return goals, {"iterations": numbers, "driver_mb": resident, "store_bytes": held}
+
+
+def watched(folder: Path, address: str, iterations: int, say: Say) -> list[tuple[int, float, float]]:
+    """Run the command; (iteration, MB of the driver, bytes in the store) of every iteration that was seen.
+
+    Raises:
+        RunFault: the command ended or took too long.
+    """
+    sets = [word for value in (*_SETS, f"train.iterations={iterations + 1000}") for word in ("--set", value)]
+    with (folder / "said").open("wb") as said:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "rl_motion.cli", "train", "demo", "--out", str(folder), *sets],
+            env=os.environ | {"RAY_ADDRESS": address},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    rows, samples, deadline = folder / "demo" / "metrics.jsonl", [], time.monotonic() + PATIENCE_S
+    try:
+        while not samples or samples[-1][0] < iterations:
+            if command.poll() is not None or time.monotonic() > deadline:
+                told = (folder / "said").read_text(errors="replace")[-600:]
+                raise RunFault(f"got {len(samples)} iterations of {iterations}, then {command.returncode}: {told}")
+            done = rows.read_bytes().count(b"\n") if rows.is_file() else 0
+            if done and (not samples or done > samples[-1][0]):
+                say(f"iteration {done} of {iterations}")
+                samples.append((done, resident_mb(command.pid), store_bytes(address)))
+            time.sleep(0.02)
+    finally:
+        _end(command)
+    return samples
+
+
+def store_bytes(address: str) -> float:
+    """In the object stores of all nodes, as the raylets say (Ray has no public way)."""
+    from ray._private import internal_api
+
+    state: Any = internal_api.get_state_from_address(address)
+    return float(internal_api.get_memory_info_reply(state).store_stats.object_store_bytes_used)
+
+
+def _end(command: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C; what does not end by itself is killed."""
+    if command.poll() is None:
+        command.send_signal(signal.SIGINT)
+    try:
+        command.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(command.pid, signal.SIGKILL)
+        command.wait()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The benchmark's folder: OUT/parts/ray_memory.json.")] = Path("bench"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Six iterations, for tests: the figures mean nothing.")
+    ] = False,
+) -> None:
+    """Run the part."""
+    run_part("ray_memory", out, quick, measure)
+
+
+if __name__ == "__main__":
+    typer.run(main)
