@@ -53,12 +53,12 @@ class LightPolicy:
 
     schedule_hash = "light"
     offers: frozenset[Need] = frozenset({"snr"})
-    constants: Mapping[str, float] = {}
 
     def __init__(self, sizes: Sequence[int]) -> None:
         """An adapter with a tensor [P] for each size, of zeros."""
         self._adapter = {f"layer{number:03d}": nn.Parameter(torch.zeros(size)) for number, size in enumerate(sizes)}
         self._sha256 = adapter_checksum(self.adapter_state())
+        self.constants: dict[str, float] = {}
 
     def rollout(self, unit: Unit, *, policy_version: int = 0) -> Trajectory:
         """Rows of a few numbers, after the unit's seconds."""

@@ -83,7 +83,8 @@ def watched(folder: Path, address: str, iterations: int, say: Say) -> list[tuple
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    rows, samples, deadline = folder / "demo" / "metrics.jsonl", [], time.monotonic() + PATIENCE_S
+    samples: list[tuple[int, float, float]] = []
+    rows, deadline = folder / "demo" / "metrics.jsonl", time.monotonic() + PATIENCE_S
     try:
         while not samples or samples[-1][0] < iterations:
             if command.poll() is not None or time.monotonic() > deadline:
@@ -103,8 +104,9 @@ def store_bytes(address: str) -> float:
     """In the object stores of all nodes, as the raylets say (Ray has no public way)."""
     from ray._private import internal_api
 
-    state: Any = internal_api.get_state_from_address(address)
-    return float(internal_api.get_memory_info_reply(state).store_stats.object_store_bytes_used)
+    api: Any = internal_api
+    found = api.get_memory_info_reply(api.get_state_from_address(address))
+    return float(found.store_stats.object_store_bytes_used)
 
 
 def _end(command: subprocess.Popen[bytes]) -> None:

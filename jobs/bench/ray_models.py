@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def save_mdm(folder: Path, *, quick: bool) -> Path:
     """
     text = folder / "text"
     create_tiny_bert(CAPTIONS, text, TinyBertConfig(hidden=64 if quick else 512))
-    small = {"latent_dim": 64, "ff_size": 128, "num_layers": 2, "text_dim": 64} if quick else {}
+    small: dict[str, Any] = {"latent_dim": 64, "ff_size": 128, "num_layers": 2, "text_dim": 64} if quick else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = MDM(MDMConfig(**small, dropout=0.0, mask_frames=True))

@@ -61,7 +61,7 @@ def _table(part: Part) -> Table:
 
 
 @contextmanager
-def local_ray(cpus: int | None = None) -> Iterator[None]:
+def local_ray() -> Iterator[None]:
     """A cluster on this machine for the time of the context, which takes it down again."""
     import ray
 
@@ -70,11 +70,7 @@ def local_ray(cpus: int | None = None) -> Iterator[None]:
     beside = os.environ.get("PYTHONPATH")
     # Where Ray's workers find ray_light.py, whatever script started the cluster.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([beside] if beside else [])])
-    if cpus is None:
-        owned = connect()
-    else:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        owned = True
+    owned = connect()
     try:
         yield
     finally:

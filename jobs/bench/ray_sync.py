@@ -31,7 +31,7 @@ from safetensors import torch as safetensors
 
 from rl_motion.models.adapter import adapter_checksum
 from rl_motion.runtime.workers import Behaviour
-from rl_motion.types import Unit
+from rl_motion.types import AdapterState, Unit
 
 WORKERS, ROUNDS = 16, 60
 MOST_MS = 150.0
@@ -72,10 +72,21 @@ def adapter(quick: bool) -> tuple[list[int], Behaviour]:
         job = mdm_job(save_mdm(Path(folder), quick=quick), 8, backend="local")
         state = build_policy(job).adapter_state()
         behaviour = LearnerWorker(job, ray_light.REAL).prepare().behaviour
-    carried = safetensors.load(behaviour.adapter)
-    if carried.keys() != state.keys():
-        raise ValueError(f"got {sorted(carried.keys() ^ state.keys())[:5]} beside or without the adapter's tensors")
+    check_carried(behaviour, state)
     return [tensor.numel() for tensor in state.values()], behaviour
+
+
+def check_carried(behaviour: Behaviour, state: AdapterState) -> None:
+    """Refuse what holds more or less than the adapter.
+
+    Raises:
+        ValueError: other tensors, or other shapes.
+    """
+    carried = safetensors.load(behaviour.adapter)
+    shapes = [{name: tensor.shape for name, tensor in found.items()} for found in (carried, state)]
+    if shapes[0] != shapes[1]:
+        other = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())[:5]
+        raise ValueError(f"got {other} where the adapter alone is to travel")
 
 
 def synced(sizes: Sequence[int], workers: int, rounds: int, say: Say) -> tuple[list[float], list[float]]:
