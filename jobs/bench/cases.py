@@ -83,8 +83,10 @@ class Case:
         prompts, samples = (2, 2) if self.quick else _ROWS[self.kind]
         return Unit(seed=_SEED, iteration=0, index=0, prompts=self._prompts(prompts), samples_per_prompt=samples)
 
-    def job(self, models: Path, **algorithm: Any) -> Job:
-        """The job that it measures; `models` holds what `make_models` made."""
+    def job(
+        self, models: Path, algorithm: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None
+    ) -> Job:
+        """The job that it measures; `models` holds what `make_models` made; the others are settings of its sections."""
         policy: dict[str, Any] = {"steps": 4 if self.quick else STEPS, "order": 1, "guidance_scale": GUIDANCE}
         if self.precision != "float32":
             policy["precision"] = self.precision
@@ -95,12 +97,13 @@ class Case:
                 "model": {"name": "mdm-embedded" if embedded else str(models / self.kind)},
                 "policy": policy,
                 "rewards": [{"name": "tmr"} if embedded else {"name": "tmr", "model": str(models / TMR_NAME)}],
-                "algorithm": algorithm,
+                "algorithm": dict(algorithm or {}),
                 "train": {
                     "prompts_per_iteration": len(unit.prompts),
                     "prompts_per_unit": len(unit.prompts),
                     "samples_per_prompt": unit.samples_per_prompt,
                     "seed": _SEED,
+                    **(train or {}),
                 },
                 "runtime": {"backend": "local", "threads": torch.get_num_threads()},
                 "tracking": {"mlflow_uri": None},

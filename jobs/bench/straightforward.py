@@ -8,6 +8,7 @@ Its parts are those of ddpo-pytorch (scripts/train.py), of TRL 0.23.1's DDPOTrai
 - texts padded to the encoder's longest, encoded in one batch once per rollout; the update reuses them, as theirs does;
 - an update that takes one timestep at a time: forward, PPO's loss of that step, backward; gradients add up over the
   timesteps, then they are clipped and Adam makes one step;
+- LoRA in peft's own layers;
 - motion padded to the longest of its batch, everything in float32.
 
 Where ours computes more than these, the loop does as well, so that both come to the same numbers: the weights of the
@@ -29,15 +30,16 @@ from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
-from rl_motion.config import Job, ScheduleConfig
-from rl_motion.models.adapter import adapter_disabled
+from rl_motion.config import AdapterConfig, Job, ScheduleConfig
+from rl_motion.models.adapter import adapter_disabled, load_adapter_state
 from rl_motion.models.denoiser import MotionDenoiser
 from rl_motion.models.t2m_unet import TextTokens
 from rl_motion.models.zoo import DENOISERS, CheckpointConfig, locate, text_encoder_of
 from rl_motion.policies.noise import unit_noise
-from rl_motion.types import Unit
+from rl_motion.types import AdapterState, Unit
 
 _BETAS = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 _BETA1 = 0.9
@@ -232,6 +234,20 @@ class Straightforward:
 
     def _scheduler(self) -> Any:
         return scheduler_of(self.denoiser.schedule, self.job, self.denoiser.prediction_type)
+
+
+def library_adapter(network: nn.Module, config: AdapterConfig, state: AdapterState | None = None) -> None:
+    """Wrap a network's layers in peft's own LoRA, as TRL does, in place; the project has a layer of its own for it.
+
+    `state`: weights of an adapter, as `adapter_state` gives them.
+    """
+    targets: Any = network.adapter_targets
+    names = [name for group in config.targets for name in targets[group]]
+    alpha: Any = config.alpha  # peft declares an integer and only ever divides it by the rank
+    network.requires_grad_(False)
+    PeftModel(network, LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=names))  # type: ignore[arg-type]
+    if state is not None:
+        load_adapter_state(network, state)
 
 
 def scheduler_of(schedule: ScheduleConfig, job: Job, prediction_type: str) -> Any:

@@ -6,7 +6,7 @@ import torch
 from rl_motion.algorithms.ddpo import DDPO
 from rl_motion.config import PolicyConfig
 from rl_motion.learner.learner import Learner
-from rl_motion.models.adapter import attach_lora
+from rl_motion.models.adapter import adapter_state, attach_lora
 from rl_motion.models.zoo import load_denoiser
 from rl_motion.policies import DiffusionPolicy
 from rl_motion.types import Experience
@@ -45,6 +45,13 @@ def adapted(job):
     return denoiser
 
 
+def library(job, plain, ours):
+    """The same with peft's own layers."""
+    denoiser = load_denoiser(job.model.name)
+    plain.library_adapter(denoiser.network, job.adapter, adapter_state(ours.network))
+    return denoiser
+
+
 def off(got, want):
     return float((got - want).abs().max() / want.abs().max())
 
@@ -59,7 +66,9 @@ def test_samples_and_log_probs_are_ours(case, models, plain, stacked):
     job = case.job(models)
     denoiser = adapted(job)
     ours = DiffusionPolicy(denoiser, job.policy).rollout(case.unit)
-    theirs = plain.Straightforward(denoiser, plain.PaddedText(job.model.name), job, stacked).sample(case.unit)
+    theirs = plain.Straightforward(
+        library(job, plain, denoiser), plain.PaddedText(job.model.name), job, stacked
+    ).sample(case.unit)
     assert off(theirs.latents_BTFD, ours.states) < CLOSE[case.kind]
     assert off(theirs.x0_BFD, ours.sample) < CLOSE[case.kind]
     assert off(theirs.log_prob_BS, ours.log_prob_BS) < CLOSE[case.kind]
@@ -70,8 +79,9 @@ def test_samples_and_log_probs_are_ours(case, models, plain, stacked):
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.1])
 def test_gradients_and_the_adapters_after_a_step_are_ours(case, models, plain, kl_weight, monkeypatch):
-    job = case.job(models, kl_weight=kl_weight)
-    ours, theirs = adapted(job), adapted(job)
+    job = case.job(models, {"kl_weight": kl_weight})
+    ours = adapted(job)
+    theirs = library(job, plain, ours)
     loop = plain.Straightforward(theirs, plain.PaddedText(job.model.name), job)
     policy = DiffusionPolicy(ours, job.policy)
     trajectory, samples = policy.rollout(case.unit), loop.sample(case.unit)
@@ -98,7 +108,7 @@ def test_gradients_and_the_adapters_after_a_step_are_ours(case, models, plain, k
     ]
     assert (moved[0] - moved[1])[large].abs().max() < 1e-5
     # Negative control: advantages of the others would be another gradient.
-    again = plain.Straightforward(adapted(job), loop.text, job)
+    again = plain.Straightforward(library(job, plain, adapted(job)), loop.text, job)
     other = again.update(again.sample(case.unit), -advantage_B)
     assert float((torch.cat([other[name].flatten() for name in sorted(other)]) - wanted).norm()) > 0.1 * wanted.norm()
 

@@ -1,0 +1,139 @@
+"""The limit: how fast this machine multiplies matrices and reads memory, and what a network's call needs of it.
+
+    python jobs/bench/limits.py --out limits.json            # a minute; bench.py calls it
+
+The floor of a stage is its operations over the best rate that a matrix multiplication of the networks' sizes reached,
+in the same precision and with as many threads: no loop over that network can be faster, as long as it does all its
+operations. Operations are counted by torch (`FlopCounterMode`: matrix products and convolutions, a multiplication and
+an addition each); norms, activations and softmax are not in them, though they take time, so a floor is never reached.
+
+A learner needs the forward, and of the backward what LoRA needs: through every frozen layer the gradient of its input,
+not of its weights (half of a whole backward), and the small matrices A and B. It is counted on what autograd does for
+the adapter's gradient.
+
+Legend: B rows, F frames, D features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from goals import Part, machine, write_part
+from timing import spread
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SHAPES = (
+    (1576, 512, 1536),
+    (1576, 512, 1024),
+    (1576, 1024, 512),
+    (3152, 512, 512),
+    (1280, 96, 256),
+    (2048, 2048, 2048),
+)
+"""Rows, channels in, channels out: MDM's layers over 8 motions of 197 tokens, guidance in one call, the embedded model's,
+and one as large as to hide every call's cost."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_COPY_BYTES = 256 * 2**20
+
+
+def matmul_rate(shape: tuple[int, int, int], dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """The best rate of a linear layer of this shape, in operations a second."""
+    rows, width, out = shape
+    x, weight = torch.randn(rows, width).to(dtype), torch.randn(out, width).to(dtype)
+    best, until = 0.0, time.perf_counter() + seconds
+    with torch.no_grad():
+        nn.functional.linear(x, weight)
+        while best == 0.0 or time.perf_counter() < until:
+            started = time.perf_counter()
+            nn.functional.linear(x, weight)
+            best = max(best, 2.0 * rows * width * out / (time.perf_counter() - started))
+    return best
+
+
+def best_rate(precision: str, seconds: float = 0.2) -> float:
+    """The best rate over all shapes, in operations a second, with the threads that torch has now."""
+    return max(matmul_rate(shape, DTYPES[precision], seconds) for shape in SHAPES)
+
+
+def copy_rate(seconds: float = 1.0) -> float:
+    """Bytes a second that a copy reads and writes, the best, far beyond what caches hold."""
+    source, target = (torch.ones(_COPY_BYTES // 4) for _ in range(2))
+    best, until = 0.0, time.perf_counter() + seconds
+    while best == 0.0 or time.perf_counter() < until:
+        started = time.perf_counter()
+        target.copy_(source)
+        best = max(best, 2.0 * _COPY_BYTES / (time.perf_counter() - started))
+    return best
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Operations of matrix products and convolutions within a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def forward_operations(predict: Callable[[], Tensor]) -> int:
+    """Of a network's call without gradient."""
+    with torch.no_grad():
+        return operations(predict)
+
+
+def learning_operations(predict: Callable[[], Tensor], parameters: list[nn.Parameter]) -> int:
+    """Of a network's call and of the gradient of these parameters, and nothing else."""
+
+    def both() -> None:
+        output = predict()
+        torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+
+    return operations(both)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Within the context torch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(*, quick: bool = False) -> dict[str, Any]:
+    """Rates in GFLOP/s by threads, precision and shape, and memory's in GB/s by threads."""
+    seconds = 0.01 if quick else 0.4
+    found: dict[str, Any] = {"matmul_gflops": {}, "memory_gbs": {}}
+    for number in sorted({1, torch.get_num_threads()}):
+        with threads(number):
+            found["memory_gbs"][str(number)] = round(copy_rate(0.05 if quick else 1.5) / 1e9, 2)
+            found["matmul_gflops"][str(number)] = {
+                name: {
+                    "x".join(map(str, shape)): round(matmul_rate(shape, dtype, seconds) / 1e9, 1) for shape in SHAPES
+                }
+                for name, dtype in DTYPES.items()
+            }
+    return found
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("limits.json"),
+    quick: Annotated[bool, typer.Option(help="A few milliseconds each, for tests.")] = False,
+) -> None:
+    """Measure this machine's limits: matrix multiplication in float32 and bfloat16, and memory bandwidth."""
+    started = time.perf_counter()
+    found = measure(quick=quick)
+    rates = [found["matmul_gflops"][max(found["matmul_gflops"])][name] for name in DTYPES]
+    found["bfloat16_over_float32"] = spread([rates[1][shape] / rates[0][shape] for shape in rates[0]]).json
+    write_part(out, Part("limits", (), found, time.perf_counter() - started, quick, machine()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,410 @@
+"""Stages of an iteration on one model: ours, the straightforward loop, the bare network calls and the floor, in turn.
+
+    python jobs/bench/stages.py mdm --out mdm.json           # some minutes; bench.py calls it for every model
+
+Every figure is a ratio within a round (timing.py). A learner's step here is two passes over one unit, of DDPO with a KL
+(weight 0.1, as the jobs at the papers' settings have it): forward and backward of every transition in both, and of the
+model without adapter once in ours, once a pass in the straightforward loop.
+
+Prompts of real lengths come to 196 frames at most in every unit here, so the straightforward loop, which pads, works on
+the shapes of full length: its time there stands for both.
+
+Legend: B rows, F frames, D features; K network calls, S transitions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from cases import Case, Kind, Lengths, knows_precision, make_models
+from goals import Goal, Part, machine, write_part
+from limits import best_rate, forward_operations, learning_operations
+from rich.console import Console
+from safetensors import torch as safetensors
+from straightforward import PaddedText, Samples, Straightforward, library_adapter
+from timing import Times, interleaved, ratio, spread
+from torch import Tensor
+
+from rl_motion.config import Job
+from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state
+from rl_motion.models.zoo import load_denoiser
+from rl_motion.protocols import MotionPolicy
+from rl_motion.runtime.build import Workshop, build_decoder, build_rewards, build_training, measure_sentinels
+from rl_motion.runtime.local import LocalBackend
+from rl_motion.runtime.workers import Behaviour, verified
+from rl_motion.types import Experience, Prompt, Trajectory, Unit
+
+EPOCHS = 2
+_KL_WEIGHT = 0.1
+_LEARNING_RATE = 1e-6
+"""So small that the hundredth repetition learns from much the same ratios as the first."""
+_LEAST = {"rollout": 1.3, "rollout fast": 2.0, "learner": 2.0}
+_MOST = {"rollout over bare": 1.15, "learner over floor": 1.25, "straightforward over bare": 1.05}
+
+
+class Ours:
+    """The project's own policy and learner on a case, made as its workers make them."""
+
+    def __init__(self, case: Case, models: Path) -> None:
+        """Load the model; the first step of the learner, which audits, is taken on a unit of a few frames."""
+        self.job = whole_job(case, models)
+        self.unit = case.unit
+        training = build_training(self.job)
+        self.policy: MotionPolicy = training.policy
+        self.learner: Any = training.learner
+        few = tiny(self.unit)
+        self.learner.step([experience(self.policy.rollout(few))])
+        self.trajectory = self.policy.rollout(self.unit)
+
+    def rollout(self) -> Trajectory:
+        """Sample the unit."""
+        return self.policy.rollout(self.unit)
+
+    def learn(self) -> None:
+        """One update: so many passes over the unit."""
+        self.learner.step([experience(self.trajectory)])
+
+
+class Plain:
+    """The straightforward loop on a case."""
+
+    def __init__(self, case: Case, models: Path, *, stacked: bool = False) -> None:
+        """Load the model, with the library's own adapter layers."""
+        self.job = whole_job(case, models)
+        self.unit = case.unit
+        self.denoiser = load_denoiser(self.job.model.name)
+        library_adapter(self.denoiser.network, self.job.adapter)
+        self.loop = Straightforward(self.denoiser, PaddedText(self.job.model.name), self.job, stacked)
+        self.network_s: dict[str, list[float]] = {"rollout": [], "learner": []}
+        self.samples: Samples = self.loop.sample(self.unit)
+        self.calls = Calls(self.denoiser, self.samples, self.job.policy.steps, stacked=stacked)
+
+    def rollout(self) -> Samples:
+        """Sample the unit."""
+        before = self.loop.network_s
+        samples = self.loop.sample(self.unit)
+        self.network_s["rollout"].append(self.loop.network_s - before)
+        return samples
+
+    def learn(self) -> None:
+        """One update: so many passes over the unit."""
+        before = self.loop.network_s
+        for _ in range(EPOCHS):
+            self.loop.update(self.samples, advantages(self.unit))
+        self.network_s["learner"].append(self.loop.network_s - before)
+
+
+@dataclass
+class Calls:
+    """The network's calls of a rollout or an update and nothing else: inputs are there, nobody reads what comes out.
+
+    stacked: both halves of guidance as one call of 2B rows, as ours has them; else two calls of B rows.
+    """
+
+    denoiser: Any
+    samples: Samples
+    steps: int
+    stacked: bool
+
+    def rollout(self) -> None:
+        """K calls with guidance, the last without adapter."""
+        with torch.no_grad():
+            for k in range(self.steps):
+                with adapter_disabled(self.denoiser.network) if k == self.steps - 1 else nullcontext():
+                    self.forward()
+
+    def learner(self) -> None:
+        """S times forward, the gradient of the adapter, and forward without adapter: one pass."""
+        for _ in range(self.steps - 1):
+            self.learn()
+            with torch.no_grad(), adapter_disabled(self.denoiser.network):
+                self.forward()
+
+    def learn(self) -> None:
+        """Forward, and the gradient of the adapter."""
+        torch.autograd.grad(self.forward(), self._parameters, grad_outputs=self._ones, allow_unused=True)
+
+    def forward(self) -> Tensor:
+        """One step's calls, guided."""
+        halves = [self.denoiser.network(*given) for given in self._given]
+        conditional, unconditional = halves[0].chunk(2) if self.stacked else halves
+        guided: Tensor = unconditional + 2.5 * (conditional - unconditional)
+        return guided
+
+    @cached_property
+    def _given(self) -> list[tuple[Any, ...]]:
+        x_BFD, rows = self.samples.latents_BTFD[:, 0].contiguous(), self.samples.unit.batch
+        t_B = torch.full((rows,), self.denoiser.schedule.timesteps // 2)
+        length_B = torch.tensor([prompt.length for prompt in self.samples.unit.row_prompts])
+        condition, null = self.samples.condition, self.denoiser.null_condition(rows)
+        if not self.stacked:
+            return [(x_BFD, t_B, condition, length_B), (x_BFD, t_B, null, length_B)]
+        return [(x_BFD.repeat(2, 1, 1), t_B.repeat(2), self.denoiser.both(condition), length_B.repeat(2))]
+
+    @cached_property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.denoiser.network.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def _ones(self) -> Tensor:
+        return torch.ones_like(self.samples.latents_BTFD[:, 0])
+
+
+def whole_job(case: Case, models: Path) -> Job:
+    """The case's job with the algorithm that is measured."""
+    algorithm = {"inner_epochs": EPOCHS, "kl_weight": _KL_WEIGHT}
+    return case.job(models, algorithm, {"learning_rate": _LEARNING_RATE})
+
+
+def tiny(unit: Unit) -> Unit:
+    """A unit of one prompt and a few frames, for what has to be done once."""
+    prompt = Prompt("bench-tiny", unit.prompts[0].text, 8)
+    return Unit(unit.seed, unit.iteration, 0, (prompt,), 2)
+
+
+def advantages(unit: Unit) -> Tensor:
+    """As a group's are: different ones, that add up to zero."""
+    return torch.linspace(-1.0, 1.0, unit.batch)
+
+
+def experience(trajectory: Trajectory) -> Experience:
+    """What the learner reads."""
+    advantage_B = advantages(trajectory.unit)
+    return Experience(trajectory, advantage_B, advantage_B)
+
+
+def floor_operations(case: Case, models: Path) -> dict[str, int]:
+    """Operations of a rollout and of a learner's step, where motion is as long as it is: padding needs none.
+
+    Of a model that sees its canvas, the canvas is the motion.
+    """
+    denoiser = load_denoiser(case.job(models).model.name)
+    job = whole_job(case, models)
+    library_adapter(denoiser.network, job.adapter)
+    parameters = [parameter for parameter in denoiser.network.parameters() if parameter.requires_grad]
+    forward = learn = 0
+    for length in [denoiser.canvas] if denoiser.canvas else sorted({prompt.length for prompt in case.unit.prompts}):
+        same = sum(prompt.length == length or bool(denoiser.canvas) for prompt in case.unit.row_prompts)
+        x_1FD, t_1 = torch.zeros(1, length, denoiser.features), torch.zeros(1, dtype=torch.int64)
+        for condition in (denoiser.encode_text([case.unit.prompts[0].text]), denoiser.null_condition(1)):
+
+            def call(condition: Any = condition, x: Tensor = x_1FD, t: Tensor = t_1, length: int = length) -> Tensor:
+                output: Tensor = denoiser.network(x, t, condition, torch.tensor([length]))
+                return output
+
+            with adapter_disabled(denoiser.network):
+                forward += same * forward_operations(call)
+            learn += same * learning_operations(call, parameters)
+    steps = job.policy.steps
+    return {"forward": forward, "rollout": steps * forward, "learner": (steps - 1) * (EPOCHS * learn + forward)}
+
+
+class Measurement:
+    """Everything that is measured of one model."""
+
+    def __init__(self, kind: Kind, folder: Path, *, quick: bool, tell: Callable[[str], None]) -> None:
+        """`folder` keeps the models; `tell` is told what is being done."""
+        self.kind: Kind = kind
+        self.quick = quick
+        self.tell = tell
+        self.models = make_models(folder, quick=quick)
+        self.full = Case(kind, "full", quick=quick)
+        self.goals: list[Goal] = []
+        self.stages: dict[str, Any] = {"threads": torch.get_num_threads()}
+        self.profiles: dict[str, str] = {}
+        unit = self.full.unit
+        self.note = f"{unit.batch} motions of {unit.prompts[0].length} frames"
+
+    @cached_property
+    def variants(self) -> dict[str, Case]:
+        """The other modes of ours, by the end of their names."""
+        lengths: list[Lengths] = ["full", "real"] if self.kind == "mdm" else ["full"]
+        precisions = ["float32", "bfloat16"] if knows_precision() else ["float32"]
+        made = [Case(self.kind, length, precision, self.quick) for length in lengths for precision in precisions]  # type: ignore[arg-type]
+        return {case.name.removeprefix(f"{self.kind}_"): case for case in made}
+
+    def measure(self, seconds: float) -> None:
+        """All stages, in about so many seconds."""
+        self.tell("loading")
+        ours = {name: Ours(case, self.models) for name, case in self.variants.items()}
+        plain, stacked = Plain(self.full, self.models), Plain(self.full, self.models, stacked=True)
+        self.stages["operations"] = {name: floor_operations(case, self.models) for name, case in self.variants.items()}
+        network: Any = ours["full_fp32"].policy
+        bare = Calls(network._denoiser, plain.samples, plain.job.policy.steps, stacked=True)
+        bare.forward()
+        self._rollouts(ours, plain, stacked, bare, 0.3 * seconds)
+        self._learners(ours, plain, 0.55 * seconds)
+        self._others(ours["full_fp32"], plain, 0.1 * seconds)
+
+    def _rollouts(self, ours: dict[str, Ours], plain: Plain, stacked: Plain, bare: Calls, seconds: float) -> None:
+        arms: dict[str, Callable[[], object]] = {name: one.rollout for name, one in ours.items()}
+        arms |= {"straightforward": plain.rollout, "straightforward stacked": stacked.rollout}
+        arms |= {"bare": bare.rollout, "straightforward bare": plain.calls.rollout}
+        times = self._rates("rollout", arms, seconds)
+        for name in ours:
+            fast = name != "full_fp32"
+            what = f"rollout/{self.kind}_{name}"
+            least = _LEAST["rollout fast" if fast else "rollout"]
+            self._goal(what, times["straightforward"], times[name], least, "straightforward over ours")
+        self._most("rollout over bare", times["full_fp32"], times["bare"], "ours over the bare network calls")
+        inside = plain.network_s["rollout"]
+        self._most(
+            "straightforward over bare", inside, times["straightforward bare"], "the loop's network time, rollout"
+        )
+        self.stages["rollout"]["stacked over separate"] = ratio(
+            times["straightforward stacked"], times["straightforward"]
+        ).json
+        self._explain("rollout", ours["full_fp32"].rollout)
+
+    def _learners(self, ours: dict[str, Ours], plain: Plain, seconds: float) -> None:
+        arms: dict[str, Callable[[], object]] = {name: one.learn for name, one in ours.items()}
+        arms |= {"straightforward": plain.learn, "straightforward bare": plain.calls.learner}
+        times = self._rates("learner", arms, seconds)
+        for name in ours:
+            what = f"learner/{self.kind}_{name}"
+            self._goal(what, times["straightforward"], times[name], _LEAST["learner"], "straightforward over ours")
+        operations, rates = self.stages["operations"], self.stages["learner"]["rates"]
+        for name in ours:
+            floor = [operations[name]["learner"] / rate for rate in rates["bf16" if "bf16" in name else "fp32"]]
+            what = "learner over floor" if name == "full_fp32" else f"learner over floor {name}"
+            self._most(what, times[name], floor, "ours over its floor", _MOST["learner over floor"])
+        inside = [seconds / EPOCHS for seconds in plain.network_s["learner"]]
+        self._most("straightforward learner over bare", inside, times["straightforward bare"],
+                   "the loop's network time, update", _MOST["straightforward over bare"])  # fmt: skip
+        self._explain("learner", ours["full_fp32"].learn)
+
+    def _rates(self, stage: str, arms: dict[str, Callable[[], object]], seconds: float) -> Times:
+        """The arms' times, beside them the machine's rates of every round; kept as a stage."""
+        rates: dict[str, list[float]] = {"fp32": [], "bf16": []}
+
+        def rate() -> None:
+            for name, precision in (("fp32", "float32"), ("bf16", "bfloat16")):
+                rates[name].append(best_rate(precision, 0.002 if self.quick else 0.1))
+
+        least = 1 if self.quick else 2
+        times = interleaved(
+            {"rate": rate, **arms}, seconds=seconds, least=least, tell=lambda what: self.tell(f"{stage}: {what}")
+        )
+        self.stages[stage] = {"seconds": {name: spread(times[name]).json for name in arms}, "rates": rates}
+        return times
+
+    def _others(self, ours: Ours, plain: Plain, seconds: float) -> None:
+        """Reward, evaluation, weight sync, and the whole iteration."""
+        decode, rewards = build_decoder(ours.job), build_rewards(ours.job)
+        trajectory, unit = ours.trajectory, ours.unit
+
+        def examine() -> None:
+            motions = decode(ours.policy.adapter_to_the_end(trajectory) or trajectory)  # type: ignore[attr-defined]
+            rewards(motions, unit)
+            measure_sentinels(motions, unit)
+
+        behaviours = []
+
+        def sync() -> None:
+            state = ours.policy.adapter_state()
+            sent = Behaviour(1, adapter_checksum(state), safetensors.save(state))
+            ours.policy.load_adapter_state(verified(sent))
+            behaviours.append(sent)
+
+        arms: dict[str, Callable[[], object]] = {
+            "reward": lambda: rewards(decode(trajectory), unit),
+            "evaluation after its rollout": examine,
+            "weight sync": sync,
+            "text of one batch": lambda: plain.loop.text([prompt.text for prompt in unit.row_prompts]),
+        }
+        with torch.no_grad():
+            times = interleaved(arms, seconds=0.3 * seconds, least=2, tell=self.tell)
+        self.stages["others"] = {"seconds": {name: spread(times[name]).json for name in arms}}
+        network: Any = plain.denoiser.network
+        tensors = sum(tensor.nbytes for tensor in adapter_state(network).values())
+        whole = sum(parameter.nbytes for parameter in network.parameters())
+        self.stages["others"]["bytes"] = {"sent": len(behaviours[0].adapter), "adapter": tensors, "network": whole}
+        note = f"bytes sent over those of the adapter's {tensors} B; the network has {whole} B"
+        self.goals.append(Goal(f"sync/{self.kind}_bytes", len(behaviours[0].adapter) / tensors, 1.25, False, "x", note))
+        self._iteration(ours, 0.7 * seconds)
+
+    def _iteration(self, ours: Ours, seconds: float) -> None:
+        """The local backend's whole iteration, beside the sum of its stages and the straightforward loop's."""
+        backend = LocalBackend(ours.job, Workshop())
+        behaviour = [backend.start().behaviour]
+
+        def iterate(unit: Unit = ours.unit) -> None:
+            learned = backend.learn(backend.ask([unit], behaviour[0])())
+            behaviour[0] = learned.snapshot.behaviour
+
+        iterate(tiny(ours.unit))
+        took = interleaved({"iteration": iterate}, seconds=seconds, least=1, most=5, tell=self.tell)["iteration"]
+        stage = {name: self.stages[name]["seconds"] for name in ("rollout", "learner", "others")}
+        reward = stage["others"]["reward"]["median"]
+        parts = {name: stage["rollout"][name]["median"] + stage["learner"][name]["median"] + reward
+                 for name in ("full_fp32", "straightforward")}  # fmt: skip
+        iteration = spread(took)
+        self.stages["iteration"] = {
+            "seconds": iteration.json,
+            "over its stages": iteration.median / parts["full_fp32"],
+            "straightforward over ours": parts["straightforward"] / iteration.median,
+        }
+
+    def _goal(self, name: str, over: Sequence[float], under: Sequence[float], least: float, note: str) -> None:
+        found = ratio(over, under)
+        self.stages.setdefault("ratios", {})[name] = found.json
+        self.goals.append(Goal(name, found.median, least, True, "x", f"{note}; {self._told(name)}"))
+
+    def _most(
+        self, what: str, over: Sequence[float], under: Sequence[float], note: str, most: float | None = None
+    ) -> None:
+        stage, _, rest = what.partition(" ")
+        name = f"{stage}/{self.kind}_{rest.replace(' ', '_')}"
+        found = ratio(over, under)
+        self.stages.setdefault("ratios", {})[name] = found.json
+        goal = _MOST[what] if most is None else most
+        self.goals.append(Goal(name, found.median, goal, False, "x", f"{note}; {self._told(name)}"))
+
+    def _told(self, name: str) -> str:
+        if "real" not in name:
+            return self.note
+        lengths = ", ".join(str(prompt.length) for prompt in Case(self.kind, "real", quick=self.quick).unit.prompts)
+        return f"{self.full.unit.batch} motions of {lengths} frames"
+
+    def _explain(self, stage: str, call: Callable[[], object]) -> None:
+        """A table of operators where a figure of the stage misses its goal."""
+        if all(goal.met for goal in self.goals if goal.name.startswith(f"{stage}/{self.kind}_")):
+            return
+        self.tell(f"profile of {stage}")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            call()
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
+        self.profiles[f"{self.kind}-{stage}"] = table
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="embedded, mdm or unet.")],
+    out: Annotated[Path, typer.Option(help="The file to write; operator tables go beside it.")] = Path("stages.json"),
+    models: Annotated[Path, typer.Option(help="Where the models with random weights are kept.")] = Path("models"),
+    seconds: Annotated[float, typer.Option(help="How long to measure, about.")] = 300.0,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 2,
+    quick: Annotated[bool, typer.Option(help="Small models, one round, for tests.")] = False,
+) -> None:
+    """Measure rollout, learner, reward, weight sync, evaluation and the whole iteration on one model."""
+    started = time.perf_counter()
+    torch.set_num_threads(threads)
+    console = Console(stderr=True)
+    with console.status(kind) as status:
+        found = Measurement(kind, models, quick=quick, tell=lambda what: status.update(f"{kind}: {what}"))  # type: ignore[arg-type]
+        found.measure(0.0 if quick else seconds)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name, table in found.profiles.items():
+        (out.parent / f"profile-{name}.txt").write_text(table, encoding="utf-8")
+    write_part(out, Part(kind, found.goals, found.stages, time.perf_counter() - started, quick, machine()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
