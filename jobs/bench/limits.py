@@ -1,6 +1,6 @@
 """The limit: how fast this machine multiplies matrices and reads memory, and what a network's call needs of it.
 
-    python jobs/bench/limits.py --out limits.json            # a minute; bench.py calls it
+    python jobs/bench/limits.py --out bench            # a minute; bench.py calls it
 
 The floor of a stage is its operations over the best rate that a matrix multiplication of the networks' sizes reached,
 in the same precision and with as many threads: no loop over that network can be faster, as long as it does all its
@@ -16,15 +16,16 @@ Legend: B rows, F frames, D features.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from goals import Part, machine, write_part
+from ray_part import Measured, Say, run_part
 from timing import spread
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,8 +38,8 @@ SHAPES = (
     (1280, 96, 256),
     (2048, 2048, 2048),
 )
-"""Rows, channels in, channels out: MDM's layers over 8 motions of 197 tokens, guidance in one call, the embedded model's,
-and one as large as to hide every call's cost."""
+"""Rows, channels in, channels out: MDM's layers over 8 motions of 197 tokens and twice as many, the embedded model's,
+and one so large that it hides every call's cost."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _COPY_BYTES = 256 * 2**20
 
@@ -107,32 +108,33 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(*, quick: bool = False) -> dict[str, Any]:
+def measure(quick: bool, say: Say) -> Measured:
     """Rates in GFLOP/s by threads, precision and shape, and memory's in GB/s by threads."""
     seconds = 0.01 if quick else 0.4
-    found: dict[str, Any] = {"matmul_gflops": {}, "memory_gbs": {}}
-    for number in sorted({1, torch.get_num_threads()}):
+    gflops: dict[str, dict[str, dict[str, float]]] = {}
+    memory: dict[str, float] = {}
+    numbers = sorted({1, os.cpu_count() or 1})
+    for number in numbers:
+        say(f"{number} threads")
         with threads(number):
-            found["memory_gbs"][str(number)] = round(copy_rate(0.05 if quick else 1.5) / 1e9, 2)
-            found["matmul_gflops"][str(number)] = {
+            memory[str(number)] = round(copy_rate(0.05 if quick else 1.5) / 1e9, 2)
+            gflops[str(number)] = {
                 name: {
                     "x".join(map(str, shape)): round(matmul_rate(shape, dtype, seconds) / 1e9, 1) for shape in SHAPES
                 }
                 for name, dtype in DTYPES.items()
             }
-    return found
+    rates = gflops[str(numbers[-1])]
+    gains = [rates["bfloat16"][shape] / rates["float32"][shape] for shape in rates["float32"]]
+    return (), {"matmul_gflops": gflops, "memory_gbs": memory, "bfloat16_over_float32": spread(gains).json}
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("limits.json"),
-    quick: Annotated[bool, typer.Option(help="A few milliseconds each, for tests.")] = False,
+    out: Annotated[Path, typer.Option(help="The benchmark's folder: OUT/parts/limits.json.")] = Path("bench"),
+    quick: Annotated[bool, typer.Option("--quick", help="A few milliseconds each, for tests.")] = False,
 ) -> None:
     """Measure this machine's limits: matrix multiplication in float32 and bfloat16, and memory bandwidth."""
-    started = time.perf_counter()
-    found = measure(quick=quick)
-    rates = [found["matmul_gflops"][max(found["matmul_gflops"])][name] for name in DTYPES]
-    found["bfloat16_over_float32"] = spread([rates[1][shape] / rates[0][shape] for shape in rates[0]]).json
-    write_part(out, Part("limits", (), found, time.perf_counter() - started, quick, machine()))
+    run_part("limits", out, quick, measure)
 
 
 if __name__ == "__main__":

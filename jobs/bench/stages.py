@@ -1,6 +1,6 @@
 """Stages of an iteration on one model: ours, the straightforward loop, the bare network calls and the floor, in turn.
 
-    python jobs/bench/stages.py mdm --out mdm.json           # some minutes; bench.py calls it for every model
+    python jobs/bench/stages.py mdm --out bench           # some minutes; bench.py calls it for every model
 
 Every figure is a ratio within a round (timing.py). A learner's step here is two passes over one unit, of DDPO with a KL
 (weight 0.1, as the jobs at the papers' settings have it): forward and backward of every transition in both, and of the
@@ -14,20 +14,19 @@ Legend: B rows, F frames, D features; K network calls, S transitions.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import torch
 import typer
 from cases import Case, Kind, Lengths, knows_precision, make_models
-from goals import Goal, Part, machine, write_part
+from goals import Goal
 from limits import best_rate, forward_operations, learning_operations
-from rich.console import Console
+from ray_part import Measured, Say, run_part
 from safetensors import torch as safetensors
 from straightforward import PaddedText, Samples, Straightforward, library_adapter
 from timing import Times, interleaved, ratio, spread
@@ -40,8 +39,11 @@ from rl_motion.protocols import MotionPolicy
 from rl_motion.runtime.build import Workshop, build_decoder, build_rewards, build_training, measure_sentinels
 from rl_motion.runtime.local import LocalBackend
 from rl_motion.runtime.workers import Behaviour, verified
+from rl_motion.tracking.files import write_atomic
 from rl_motion.types import Experience, Prompt, Trajectory, Unit
 
+KINDS: tuple[str, ...] = get_args(Kind)
+THREADS = 2
 EPOCHS = 2
 _KL_WEIGHT = 0.1
 _LEARNING_RATE = 1e-6
@@ -387,23 +389,25 @@ class Measurement:
 
 def main(
     kind: Annotated[str, typer.Argument(help="embedded, mdm or unet.")],
-    out: Annotated[Path, typer.Option(help="The file to write; operator tables go beside it.")] = Path("stages.json"),
-    models: Annotated[Path, typer.Option(help="Where the models with random weights are kept.")] = Path("models"),
+    out: Annotated[
+        Path, typer.Option(help="The benchmark's folder: OUT/parts/KIND.json, OUT/profile-*.txt; OUT/models is kept.")
+    ] = Path("bench"),
     seconds: Annotated[float, typer.Option(help="How long to measure, about.")] = 300.0,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = 2,
-    quick: Annotated[bool, typer.Option(help="Small models, one round, for tests.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small models, one thread, one round, for tests.")] = False,
 ) -> None:
     """Measure rollout, learner, reward, weight sync, evaluation and the whole iteration on one model."""
-    started = time.perf_counter()
-    torch.set_num_threads(threads)
-    console = Console(stderr=True)
-    with console.status(kind) as status:
-        found = Measurement(kind, models, quick=quick, tell=lambda what: status.update(f"{kind}: {what}"))  # type: ignore[arg-type]
+    if kind not in KINDS:
+        raise typer.BadParameter(f"got {kind!r}; want one of {', '.join(KINDS)}")
+    torch.set_num_threads(1 if quick else THREADS)
+
+    def measure(quick: bool, say: Say) -> Measured:
+        found = Measurement(cast(Kind, kind), out / "models", quick=quick, tell=say)
         found.measure(0.0 if quick else seconds)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for name, table in found.profiles.items():
-        (out.parent / f"profile-{name}.txt").write_text(table, encoding="utf-8")
-    write_part(out, Part(kind, found.goals, found.stages, time.perf_counter() - started, quick, machine()))
+        for name, table in found.profiles.items():
+            write_atomic(out / f"profile-{name}.txt", table.encode())
+        return found.goals, found.stages
+
+    run_part(kind, out, quick, measure)
 
 
 if __name__ == "__main__":
