@@ -136,6 +136,14 @@ class ToyDenoiser:
         """Nothing said."""
         return torch.zeros(batch, len(ACTIONS) + len(SIDES))
 
+    def both(self, condition: Tensor) -> Tensor:
+        """Said, and not said."""
+        return torch.cat([condition, torch.zeros_like(condition)])
+
+    def prepare(self, condition: Tensor, length_B: Tensor, frames: int) -> Tensor:
+        """As it is."""
+        return condition
+
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Tensor, length_B: Tensor) -> Tensor:
         """The network's raw prediction."""
         prediction: Tensor = self.network(x_BFD, t_B, condition)

@@ -57,9 +57,20 @@ class Denoiser(Protocol):
     def null_condition(self, batch: int) -> Any:
         """Condition of the unconditional half of classifier-free guidance."""
 
+    def both(self, condition: Any) -> Any:
+        """Condition of twice the rows: these, then as many unconditional ones. Guidance is one call for both halves."""
+
+    def prepare(self, condition: Any, length_B: Tensor, frames: int) -> Any:
+        """What `predict` reads of a condition for latents of `frames` frames, whatever their values and the timestep.
+
+        Asked for once a trajectory and state of the adapter, with gradient where it has any: text layers, keys and
+        values, what is masked. Where there is nothing of the kind, the condition itself.
+        """
+
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
         """The network's raw prediction [B, F, D] (see prediction_type) at integer timesteps t_B.
 
+        condition: as `encode_text`, `null_condition` or `both` gave it, or as `prepare` made it of that.
         `length_B`: frames of each row's motion, here as everywhere.
         """
 

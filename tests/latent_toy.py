@@ -68,6 +68,12 @@ class LatentDenoiser:
     def null_condition(self, batch: int) -> Tensor:
         return torch.zeros(batch)
 
+    def both(self, condition: Tensor) -> Tensor:
+        return torch.cat([condition, torch.zeros_like(condition)])
+
+    def prepare(self, condition: Tensor, length_B: Tensor, frames: int) -> Tensor:
+        return condition
+
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Tensor, length_B: Tensor) -> Tensor:
         output: Tensor = self.network(x_BFD, t_B, condition)
         return output

@@ -38,6 +38,7 @@ Legend: B rows, S stochastic steps, N steps drawn by all rows together.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,19 @@ from rl_motion.algorithms.kl import adapted_kl_weight
 from rl_motion.algorithms.needs import unmet
 from rl_motion.config import AlgorithmConfig
 from rl_motion.protocols import MotionPolicy, Need, Replay
-from rl_motion.types import Experience, Metrics
+from rl_motion.types import Experience, Metrics, Trajectory
 
 _KL_WEIGHT = "kl_weight"
 _TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The reference's replay of a trajectory, and how many passes have read it."""
+
+    trajectory: Trajectory
+    reference: Replay
+    passes: int
 
 
 class DDPO:
@@ -64,6 +74,7 @@ class DDPO:
         self.inner_epochs = config.inner_epochs
         self.parameters: dict[str, nn.Parameter] = {}
         self._config = config
+        self._held: dict[int, _Held] = {}
         self.state: dict[str, Tensor] = {}
         if config.kl_target is not None:
             self.state[_KL_WEIGHT] = torch.tensor(config.kl_weight, dtype=torch.float64)
@@ -107,9 +118,7 @@ class DDPO:
         clipped_BS = ratio_BS.clamp(1.0 - clip, 1.0 + clip)
         policy_loss = -_mean(torch.minimum(ratio_BS * advantage_B1, clipped_BS * advantage_B1), drawn_BS)
 
-        with torch.no_grad():
-            reference = policy.replay(batch.trajectory, adapter=False, first=first)
-        kl_BS = replay.kl(reference)
+        kl_BS = replay.kl(self._reference(policy, batch.trajectory))
         loss = policy_loss
         if self.kl_weight > 0.0:
             loss = loss + self.kl_weight * _mean(kl_BS / balance_S, drawn_BS)
@@ -129,6 +138,19 @@ class DDPO:
         norm_S = replay.gradient_norm(policy_loss)
         metrics |= _by_step("gradient_share", norm_S / norm_S.sum().clamp_min(_TINY), torch.ones_like(share_S))
         return loss, metrics
+
+    def _reference(self, policy: MotionPolicy, trajectory: Trajectory) -> Replay:
+        """Of the first pass: neither base nor states change until the last, after which it is let go.
+
+        With several inner epochs that takes as much memory as the states of all units together.
+        """
+        held = self._held.pop(trajectory.unit.index, None)
+        if held is None or held.trajectory is not trajectory:
+            with torch.no_grad():
+                held = _Held(trajectory, policy.replay(trajectory, adapter=False, first=self._config.transitions), 0)
+        if held.passes + 1 < self.inner_epochs:
+            self._held[trajectory.unit.index] = replace(held, passes=held.passes + 1)
+        return held.reference
 
     def _balance(self, replay: Replay) -> Tensor:
         """c_t [S]."""

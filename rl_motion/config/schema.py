@@ -81,6 +81,9 @@ class PolicyConfig(Section):
     sigma_min by itself: both names mean that."""
     log_prob: Literal["mean", "sum"] = "mean"
     """Over the elements of a transition (valid frames x features)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's products, in rollout, replay and evaluation alike: bfloat16 is about twice as fast where the
+    processor has it (AVX512-BF16, AMX, GPUs). Latents, log-probs and adapters stay float32."""
 
     @field_validator("landing", mode="before")
     @classmethod
@@ -211,6 +214,10 @@ class TrainConfig(Section):
     prompts_per_unit: Thousand = 8
     units_per_step: Many = 1
     """Units that an optimiser step accumulates: the mini-batch of PPO."""
+    replay_rows: Million | None = None
+    """Rows of network input (twice the samples, with guidance) whose graph a replay keeps at once: the calls beyond are
+    made again in the backward pass, so that memory does not grow with `policy.steps`, for half as much work again. The
+    least is one call of a unit. None: all at once. Changes no number."""
     learning_rate: PositiveFloat = 7e-4
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     max_grad_norm: PositiveFloat = 1.0

@@ -1,8 +1,8 @@
 """LoRA adapters (arXiv:2106.09685) through peft: the only weights that train, travel and are saved.
 
 Attaching works in place: the network's linear layers are wrapped, so whoever holds the network sees the
-adapter. Adapters are never merged: a merged adapter differs by about 4e-7, and merging back and forth changes
-the base weights for good.
+adapter. Adapters are never merged into the base, which merging back and forth would change for good; how they are
+computed is `rl_motion.models.lora`.
 
 Which layers a job's targets (`attention`, `mlp`, `condition`) mean is for each network to say, in its
 attribute
@@ -200,9 +200,12 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
 def _attach(network: nn.Module, lora: _Lora, seed: int) -> PeftModel:
     from peft import LoraConfig, PeftModel
 
+    from rl_motion.models.lora import FoldedLinear
+
     _refuse_bad_targets(network, lora)
     alpha: Any = lora.alpha  # peft declares an integer and only ever divides it by the rank
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
+    config._register_custom_module({nn.Linear: FoldedLinear})
     with torch.random.fork_rng(devices=[]):
         model = PeftModel(network, config, adapter_name=_ADAPTER_NAME)
     generator = torch.Generator().manual_seed(seed)

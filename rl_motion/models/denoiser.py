@@ -161,6 +161,17 @@ class MotionDenoiser(nn.Module, ABC):
         kept = kept_B.view(-1, *[1] * (rows.ndim - 1))
         return torch.where(kept, rows, self.null_condition(len(row_B)))
 
+    def both(self, condition: Any) -> Any:
+        """The condition's rows, then as many of the null condition."""
+        row_B = torch.arange(len(condition), device=self.mean_D.device)
+        kept_2B = torch.arange(2, device=row_B.device).repeat_interleave(len(row_B)) == 0
+        return self.condition_rows(condition, row_B.repeat(2), kept_2B)
+
+    def prepare(self, condition: Any, length_B: Tensor, frames: int) -> Any:
+        """What the network makes of them alone (`network.prepare`), where it makes anything."""
+        prepare = getattr(self.network, "prepare", None)
+        return condition if prepare is None else prepare(condition, length_B, frames)
+
     def predict(self, x_BFD: Tensor, t_B: Tensor, condition: Any, length_B: Tensor) -> Tensor:
         """The network's prediction [B, F, D] (`prediction_type`, normalised) from a condition of its own form."""
         output_BFD: Tensor = self.network(x_BFD, t_B, condition, length_B)

@@ -2,16 +2,20 @@
 
 `nn.TransformerEncoder` takes another kernel without gradients than with them, and the two differ by about
 1e-6: enough to break the identity "log-prob at rollout == log-prob at replay" on which policy gradients rest.
-Everything here therefore has one code path: matmul, softmax, linear, layer norm. The parameter names are
+Everything here therefore has one code path: linear, layer norm and torch's fused attention, whose forward kernel is the
+same with and without gradient. The parameter names are
 those of `nn.TransformerEncoderLayer` (post-norm and pre-norm) and `nn.TransformerDecoderLayer` (post-norm), exact
 gelu, so official checkpoints load with `strict=True`.
 
-Legend: B batch, L sequence, M memory sequence, C channels, H heads.
+Legend: B batch, L sequence, M memory sequence, C channels, H heads, N positions that are seen, of all rows.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -64,6 +68,59 @@ def sinusoidal_table(max_len: int, width: int) -> Tensor:
 def valid_mask(length_B: Tensor, size: int) -> Tensor:
     """Boolean [B, size], True where the position lies before the length of its row."""
     return torch.arange(size, device=length_B.device).unsqueeze(0) < length_B.unsqueeze(1)
+
+
+_PADDED_BELOW = 128
+"""Positions of a run, on average: with fewer, many small attentions cost more than one over padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Where the positions of a batch that are seen lie: one after the other in [N, C], row by row, nothing between.
+
+    Linear layers, norms and activations then compute nothing for padding. Attention goes run by run, a run being
+    neighbouring rows of one length: the samples of a prompt are.
+
+    Attributes:
+        valid_BL: what is seen; at least one position of each row.
+        place_N: the positions' places in [B * L]; None where all are seen.
+        runs: rows and length of each run, in order.
+    """
+
+    valid_BL: Tensor
+    place_N: Tensor | None
+    runs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, valid_BL: Tensor) -> Packed:
+        """Reads the mask, which waits for a GPU: once a trajectory."""
+        length_B = valid_BL.sum(dim=1).tolist()
+        runs = tuple((len(list(rows)), length) for length, rows in groupby(length_B))
+        whole = runs == (valid_BL.shape,)
+        return cls(valid_BL, None if whole else valid_BL.flatten().nonzero().squeeze(1), runs)
+
+    @classmethod
+    def whole(cls, rows: int, length: int, device: torch.device) -> Packed:
+        """Everything is seen."""
+        return cls(torch.ones(rows, length, dtype=torch.bool, device=device), None, ((rows, length),))
+
+    @property
+    def padded(self) -> bool:
+        """Whether attention is cheaper over padding."""
+        return len(self.runs) > 1 and sum(rows * length for rows, length in self.runs) < _PADDED_BELOW * len(self.runs)
+
+    def pack(self, x_BLC: Tensor) -> Tensor:
+        """[N, C]."""
+        x_NC = x_BLC.flatten(0, 1)
+        return x_NC if self.place_N is None else x_NC[self.place_N]
+
+    def unpack(self, x_NC: Tensor) -> Tensor:
+        """[B, L, C], zero where nothing is seen."""
+        rows, size = self.valid_BL.shape
+        if self.place_N is None:
+            return x_NC.unflatten(0, (rows, size))
+        padded = x_NC.new_zeros(rows * size, x_NC.shape[-1]).index_put((self.place_N,), x_NC)
+        return padded.unflatten(0, (rows, size))
 
 
 def check_statistics(mean_D: Tensor, std_D: Tensor, features: int) -> None:
@@ -161,28 +218,61 @@ class Attention(nn.Module):
         self.register_state_dict_post_hook(_to_official_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_official_names)  # type: ignore[no-untyped-call]
 
-    def forward(self, x_BLC: Tensor, key_valid_BM: Tensor | None = None, memory_BMC: Tensor | None = None) -> Tensor:
-        """Attend from `x_BLC` to `memory_BMC` (to itself where None).
+    def forward(
+        self,
+        x: Tensor,
+        key_valid: Tensor | Packed | None = None,
+        memory_BMC: Tensor | None = None,
+        query: Packed | None = None,
+    ) -> Tensor:
+        """Attend from `x` to `memory_BMC` (to itself where None).
 
         Args:
-            x_BLC: queries [B, L, C].
-            key_valid_BM: boolean, False where a key must not be seen; None sees all. Each row needs one True.
-            memory_BMC: keys and values [B, M, C].
+            x: queries [B, L, C], or [N, C] where they are packed.
+            key_valid: boolean [B, M], False where a key must not be seen; None sees all. Each row needs one True. Of
+                packed positions, which attend to themselves, how they are packed.
+            memory_BMC: keys and values.
+            query: how `x` is packed, where it attends to a memory.
 
         Returns:
-            [B, L, C]. Masked keys get weight exactly 0: their (finite) content cannot change a bit.
+            Of the shape of `x`. Masked keys get weight exactly 0: their (finite) content cannot change a bit.
         """
-        query, key, value = self.in_proj(x_BLC).chunk(3, dim=-1)
+        if isinstance(key_valid, Packed):
+            return self._mix(self._packed(self.in_proj(x), key_valid))
+        if query is not None:
+            return query.pack(self(query.unpack(x), key_valid, memory_BMC))
+        own, key, value = self.in_proj(x).chunk(3, dim=-1)
         if memory_BMC is not None:
             _, key, value = self.in_proj(memory_BMC).chunk(3, dim=-1)
-        query_BHLC, key_BHMC, value_BHMC = self._split(query), self._split(key), self._split(value)
-        score_BHLM = torch.matmul(query_BHLC * (query_BHLC.shape[-1] ** -0.5), key_BHMC.transpose(-2, -1))
-        if key_valid_BM is not None:
-            score_BHLM = score_BHLM.masked_fill(~key_valid_BM[:, None, None, :], -torch.inf)
-        weight_BHLM = self.dropout(torch.softmax(score_BHLM, dim=-1))
+        return self._mix(self._attend(own, key, value, key_valid))
+
+    def _packed(self, projected_NC: Tensor, packed: Packed) -> Tensor:
+        """Attention of each row's positions to one another."""
+        if packed.padded:
+            own, key, value = packed.unpack(projected_NC).chunk(3, dim=-1)
+            return packed.pack(self._attend(own, key, value, packed.valid_BL))
+        parts = projected_NC.split([rows * length for rows, length in packed.runs])
+        mixed = []
+        for part, shape in zip(parts, packed.runs, strict=True):
+            own, key, value = part.unflatten(0, shape).chunk(3, dim=-1)
+            mixed.append(self._attend(own, key, value, None).flatten(0, 1))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    def _attend(self, query_BLC: Tensor, key_BMC: Tensor, value_BMC: Tensor, key_valid_BM: Tensor | None) -> Tensor:
+        parts = [self._split(part) for part in (query_BLC, key_BMC, value_BMC)]
+        seen = None if key_valid_BM is None else key_valid_BM[:, None, None, :]
+        dropped = self.dropout.p if self.training else 0.0
+        if query_BLC.is_cpu and query_BLC.dtype == torch.bfloat16:  # no faster there than float32, and rounds worse
+            with torch.autocast("cpu", enabled=False):
+                wide = [part.float() for part in parts]
+                mixed_BHLC = functional.scaled_dot_product_attention(*wide, attn_mask=seen, dropout_p=dropped)
+        else:
+            mixed_BHLC = functional.scaled_dot_product_attention(*parts, attn_mask=seen, dropout_p=dropped)
+        return mixed_BHLC.transpose(1, 2).flatten(2)
+
+    def _mix(self, mixed: Tensor) -> Tensor:
         # A contiguous input keeps nn.Linear on one kernel: on strided ones its choice depends on gradients.
-        mixed_BLC = torch.matmul(weight_BHLM, value_BHMC).transpose(1, 2).flatten(2).contiguous()
-        output: Tensor = self.out_proj(mixed_BLC)
+        output: Tensor = self.out_proj(mixed.contiguous())
         return output
 
     def _split(self, x_BLC: Tensor) -> Tensor:
@@ -203,8 +293,8 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | Packed | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to. Packed: [N, C], from [N, C]."""
         x_BLC = self.norm1(x_BLC + self.dropout(self.self_attn(x_BLC, valid_BL)))
         hidden = self.dropout(functional.gelu(self.linear1(x_BLC)))
         output: Tensor = self.norm2(x_BLC + self.dropout(self.linear2(hidden)))
@@ -214,8 +304,8 @@ class EncoderLayer(nn.Module):
 class PreNormEncoderLayer(EncoderLayer):
     """Pre-norm encoder layer (`norm_first=True`): norm, attention, add; norm, linear, gelu, linear, add."""
 
-    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | Packed | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to. Packed: [N, C], from [N, C]."""
         x_BLC = x_BLC + self.dropout(self.self_attn(self.norm1(x_BLC), valid_BL))
         hidden = self.dropout(functional.gelu(self.linear1(self.norm2(x_BLC))))
         output: Tensor = x_BLC + self.dropout(self.linear2(hidden))
@@ -241,12 +331,16 @@ class DecoderLayer(nn.Module):
         self,
         x_BLC: Tensor,
         memory_BMC: Tensor,
-        valid_BL: Tensor | None = None,
+        valid_BL: Tensor | Packed | None = None,
         memory_valid_BM: Tensor | None = None,
     ) -> Tensor:
-        """Return [B, L, C]; the masks are False on positions that nobody may attend to, of x and of the memory."""
+        """Return [B, L, C]; the masks are False on positions that nobody may attend to, of x and of the memory.
+
+        Packed: [N, C], from [N, C].
+        """
+        packed = valid_BL if isinstance(valid_BL, Packed) else None
         x_BLC = self.norm1(x_BLC + self.dropout(self.self_attn(x_BLC, valid_BL)))
-        x_BLC = self.norm2(x_BLC + self.dropout(self.multihead_attn(x_BLC, memory_valid_BM, memory_BMC)))
+        x_BLC = self.norm2(x_BLC + self.dropout(self.multihead_attn(x_BLC, memory_valid_BM, memory_BMC, packed)))
         hidden = self.dropout(functional.gelu(self.linear1(x_BLC)))
         output: Tensor = self.norm3(x_BLC + self.dropout(self.linear2(hidden)))
         return output
@@ -260,8 +354,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layer(config) for _ in range(num_layers))
 
-    def forward(self, x_BLC: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to."""
+    def forward(self, x_BLC: Tensor, valid_BL: Tensor | Packed | None = None) -> Tensor:
+        """Return [B, L, C]; `valid_BL` is False on positions that nobody may attend to. Packed: [N, C], from [N, C]."""
         for layer in self.layers:
             x_BLC = layer(x_BLC, valid_BL)
         return x_BLC
@@ -279,7 +373,7 @@ class Decoder(nn.Module):
         self,
         x_BLC: Tensor,
         memory_BMC: Tensor,
-        valid_BL: Tensor | None = None,
+        valid_BL: Tensor | Packed | None = None,
         memory_valid_BM: Tensor | None = None,
     ) -> Tensor:
         """Return [B, L, C]; the masks are False on positions that nobody may attend to, of x and of the memory."""

@@ -9,6 +9,8 @@ default.
 Legend: B batch, F frames, D features, C text or latent channels, L prefix token and frames, M text tokens.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -18,7 +20,15 @@ from torch import Tensor, nn
 
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
-from rl_motion.models.layers import Decoder, Encoder, LayerConfig, PositionalEncoding, TimestepEmbedder, valid_mask
+from rl_motion.models.layers import (
+    Decoder,
+    Encoder,
+    LayerConfig,
+    Packed,
+    PositionalEncoding,
+    TimestepEmbedder,
+    valid_mask,
+)
 from rl_motion.models.t2m_unet import TextTokens
 from rl_motion.models.text import Form
 from rl_motion.protocols import PredictionType
@@ -88,6 +98,21 @@ class MDMConfig:
         return self.pos_embed_max_len - self.prefix_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the calls of a trajectory share.
+
+    Attributes:
+        text_BMC: the text as `embed_text` gives it, of which time makes a memory; one token where it is pooled.
+        text_valid_BM: False on tokens that nobody sees; None: all are seen.
+        packed: prefix and frames that are seen.
+    """
+
+    text_BMC: Tensor
+    text_valid_BM: Tensor | None
+    packed: Packed
+
+
 class MDM(nn.Module):
     """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict."""
 
@@ -113,7 +138,7 @@ class MDM(nn.Module):
         self.embed_text = nn.Linear(config.text_dim, width)
         self.output_process = _Named("poseFinal", nn.Linear(width, config.features))
 
-    def forward(self, x_BFD: Tensor, t_B: Tensor, text: Tensor | TextTokens | None, length_B: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, t_B: Tensor, text: Tensor | TextTokens | Given | None, length_B: Tensor) -> Tensor:
         """Predict the clean motion, or what else the network was trained to.
 
         Args:
@@ -121,10 +146,11 @@ class MDM(nn.Module):
             t_B: integer timesteps, below `pos_embed_max_len`.
             text: pooled embeddings [B, C]; with `text_tokens`, tokens, at least one per row. Rows of zeros, or None for
                 the whole batch, are the null condition (the bias of `embed_text` remains, as in the official code).
+                Or what `prepare` made of them, of the lengths and of the frames.
             length_B: valid frames per row; without `mask_frames` they are not looked at.
 
         Returns:
-            The prediction [B, F, D]; values beyond the length are meaningless but finite.
+            The prediction [B, F, D]; values beyond the length mean nothing (0 where frames are masked).
 
         Raises:
             ValueError: the frames do not fit the position table, or the features are not those of the model.
@@ -134,35 +160,33 @@ class MDM(nn.Module):
                 f"got {x_BFD.shape[-1]} features per frame; want {self.config.features}; "
                 "choose a model of the data's representation"
             )
+        given = text if isinstance(text, Given) else self.prepare(text, length_B, x_BFD.shape[1])
         time_BC, frames_BFC = self.embed_timestep(t_B), self.input_process(x_BFD.contiguous())
+        memory_BMC = given.text_BMC + time_BC.unsqueeze(1)
+        prefix_BPC = memory_BMC if self.config.arch == "trans_enc" else time_BC.unsqueeze(1)
+        sequence_BLC = torch.cat([prefix_BPC[:, : self.config.prefix_tokens], frames_BFC], dim=1)
+        sequence_NC = given.packed.pack(self.sequence_pos_encoder(sequence_BLC))
         if self.config.arch == "trans_enc":
-            prefix_B1C = (self.embed_text(self._pooled(text, x_BFD)) + time_BC).unsqueeze(1)
-            sequence_BLC = self.sequence_pos_encoder(torch.cat([prefix_B1C, frames_BFC], dim=1))
-            hidden_BLC = self.seqTransEncoder(sequence_BLC, self._valid(length_B, sequence_BLC))
+            hidden_NC = self.seqTransEncoder(sequence_NC, given.packed)
         else:
-            memory_BMC, memory_valid_BM = self._memory(text, time_BC)
-            prefix = [time_BC.unsqueeze(1)] * self.config.prefix_tokens
-            sequence_BLC = self.sequence_pos_encoder(torch.cat([*prefix, frames_BFC], dim=1))
-            valid_BL = self._valid(length_B, sequence_BLC)
-            hidden_BLC = self.seqTransDecoder(sequence_BLC, memory_BMC, valid_BL, memory_valid_BM)
-        output_BFD: Tensor = self.output_process(hidden_BLC[:, self.config.prefix_tokens :].contiguous())
-        return output_BFD
+            hidden_NC = self.seqTransDecoder(sequence_NC, memory_BMC, given.packed, given.text_valid_BM)
+        output_BLD = given.packed.unpack(self.output_process(hidden_NC))
+        return output_BLD[:, self.config.prefix_tokens :]
 
-    def _pooled(self, text_BC: Tensor | TextTokens | None, x_BFD: Tensor) -> Tensor:
-        assert not isinstance(text_BC, TextTokens)
-        return x_BFD.new_zeros(x_BFD.shape[0], self.config.text_dim) if text_BC is None else text_BC
-
-    def _memory(self, text: Tensor | TextTokens | None, time_BC: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What frames attend to, [B, M, C], and which of it: the tokens of the text, to each of which time is added."""
+    def prepare(self, text: Tensor | TextTokens | None, length_B: Tensor, frames: int) -> Given:
+        """What neither the motion nor the time changes, for calls on `frames` frames; `text` as in `forward`."""
+        valid_BM = None
         if isinstance(text, TextTokens):
-            embedded_BMC = self.embed_text(text.tokens_BMC.contiguous())
-            return embedded_BMC + time_BC.unsqueeze(1), valid_mask(text.length_B, embedded_BMC.shape[1])
-        return (self.embed_text(self._pooled(text, time_BC)) + time_BC).unsqueeze(1), None
-
-    def _valid(self, length_B: Tensor, sequence_BLC: Tensor) -> Tensor | None:
-        if not self.config.mask_frames:
-            return None
-        return valid_mask(length_B + self.config.prefix_tokens, sequence_BLC.shape[1])
+            text_BMC = self.embed_text(text.tokens_BMC.contiguous())
+            valid_BM = valid_mask(text.length_B, text_BMC.shape[1])
+        else:
+            weight = self.embed_text.weight
+            pooled_BC = weight.new_zeros(len(length_B), self.config.text_dim) if text is None else text
+            text_BMC = self.embed_text(pooled_BC).unsqueeze(1)
+        prefix = self.config.prefix_tokens
+        if self.config.mask_frames:
+            return Given(text_BMC, valid_BM, Packed.of(valid_mask(length_B + prefix, frames + prefix)))
+        return Given(text_BMC, valid_BM, Packed.whole(len(length_B), frames + prefix, length_B.device))
 
 
 class TextConditioner(Protocol):

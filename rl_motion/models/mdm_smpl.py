@@ -12,6 +12,8 @@ sampler takes nothing of it but the network and the schedule.
 Legend: B batch, F frames, D features, M text tokens, C text or latent channels, L prefix tokens and frames.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,6 +26,7 @@ from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_wi
 from rl_motion.models.layers import (
     Encoder,
     LayerConfig,
+    Packed,
     PositionalEncoding,
     PreNormEncoderLayer,
     TimestepEmbedder,
@@ -70,6 +73,14 @@ class MDMSMPLConfig:
         return self.pos_embed_max_len - 2 - self.num_registers
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the calls of a trajectory share: text and registers, tokens_BPC, and which positions are seen."""
+
+    tokens_BPC: Tensor
+    packed: Packed
+
+
 class MDMSMPL(nn.Module):
     """The denoising network: (x_t, t, text) -> x_0, a pre-norm encoder of [time, text, registers, frames].
 
@@ -99,17 +110,18 @@ class MDMSMPL(nn.Module):
         self.seqTransEncoder = Encoder(layer, config.num_layers, PreNormEncoderLayer)
         self.to_skel_layer = nn.Linear(width, config.features)
 
-    def forward(self, x_BFD: Tensor, t_B: Tensor, text: TextTokens, length_B: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, t_B: Tensor, text: TextTokens | Given, length_B: Tensor) -> Tensor:
         """Predict the clean motion.
 
         Args:
             x_BFD: noisy normalised features.
             t_B: integer timesteps, below `pos_embed_max_len`.
-            text: normalised embeddings; one token, the pooled embedding, with the official weights.
+            text: normalised embeddings; one token, the pooled embedding, with the official weights. Or what `prepare`
+                made of them, of the lengths and of the frames.
             length_B: valid frames per row.
 
         Returns:
-            x0 [B, F, D]; values beyond the length are meaningless but finite.
+            x0 [B, F, D], 0 beyond the length.
 
         Raises:
             ValueError: the sequence does not fit the position table, or the features are not those of the model.
@@ -119,18 +131,19 @@ class MDMSMPL(nn.Module):
                 f"got {x_BFD.shape[-1]} features per frame; want {self.config.features}; "
                 "choose a model of the data's representation"
             )
-        prefix_BLC = self._prefix(t_B, text)
+        given = text if isinstance(text, Given) else self.prepare(text, length_B, x_BFD.shape[1])
         frames_BFC = self.skel_embedding(x_BFD.contiguous())
-        sequence_BLC = self.sequence_pos_encoding(torch.cat([prefix_BLC, frames_BFC], dim=1))
-        hidden_BLC = self.seqTransEncoder(sequence_BLC, self._valid(text, length_B, x_BFD.shape[1]))
-        x0_BFD: Tensor = self.to_skel_layer(hidden_BLC[:, prefix_BLC.shape[1] :].contiguous())
-        return x0_BFD
+        sequence_BLC = torch.cat([self.timestep_encoder(t_B).unsqueeze(1), given.tokens_BPC, frames_BFC], dim=1)
+        hidden_NC = self.seqTransEncoder(given.packed.pack(self.sequence_pos_encoding(sequence_BLC)), given.packed)
+        output_BLD = given.packed.unpack(self.to_skel_layer(hidden_NC))
+        return output_BLD[:, -x_BFD.shape[1] :]
 
-    def _prefix(self, t_B: Tensor, text: TextTokens) -> Tensor:
-        parts = [self.timestep_encoder(t_B).unsqueeze(1), self.tx_embedding(text.tokens_BMC)]
+    def prepare(self, text: TextTokens, length_B: Tensor, frames: int) -> Given:
+        """What neither the motion nor the time changes, for calls on `frames` frames."""
+        tokens = [self.tx_embedding(text.tokens_BMC)]
         if self.registers is not None:
-            parts.append(self.registers.expand(len(t_B), -1, -1))
-        return torch.cat(parts, dim=1)
+            tokens.append(self.registers.expand(len(length_B), -1, -1).to(tokens[0]))
+        return Given(torch.cat(tokens, dim=1), Packed.of(self._valid(text, length_B, frames)))
 
     def _valid(self, text: TextTokens, length_B: Tensor, frames: int) -> Tensor:
         """[B, L]: time and registers always, text and frames up to their lengths."""

@@ -8,6 +8,8 @@ trainable layers behind it belong to the network; attention has one path with an
 Legend: B batch, F frames, D features, M text tokens, C channels of the text encoder, E text channels of the U-Net.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -19,7 +21,7 @@ from torch.nn import functional
 from rl_motion.config import ScheduleConfig
 from rl_motion.models.denoiser import MotionDenoiser, MotionSpace, check_text_width
 from rl_motion.models.layers import Encoder, LayerConfig, valid_mask
-from rl_motion.models.t2m_unet_layers import Text, UNet, UNetConfig
+from rl_motion.models.t2m_unet_layers import Memory, Text, UNet, UNetConfig
 from rl_motion.models.text import Form
 from rl_motion.protocols import PredictionType
 from rl_motion.types import Motions
@@ -83,6 +85,14 @@ class TextTokens:
     tokens_BMC: Tensor
     length_B: Tensor
 
+    def __len__(self) -> int:
+        """B."""
+        return len(self.length_B)
+
+
+Memories = tuple[Memory, ...]
+"""What a `T2MUnet` makes of texts."""
+
 
 class T2MUnet(nn.Module):
     """The denoising network: (x_t, t, text) -> x_0 or what else it was trained to predict.
@@ -118,15 +128,16 @@ class T2MUnet(nn.Module):
         )
         self._multiple = max(1 if config.mask_frames else _FRAMES_MULTIPLE, 2 ** len(channels))
 
-    def forward(self, x_BFD: Tensor, t_B: Tensor, text: TextTokens | None, length_B: Tensor) -> Tensor:
+    def forward(self, x_BFD: Tensor, t_B: Tensor, text: TextTokens | Memories | None, length_B: Tensor) -> Tensor:
         """Predict the clean motion, or what else the network was trained to.
 
         Args:
             x_BFD: noisy normalised features. Where frames are not masked, they are padded with zeros to a multiple of
                 16, and the result depends on F (official weights want F = `max_frames`).
             t_B: integer timesteps, below 5000.
-            text: tokens of the text encoder; None is the null condition for the whole batch: cross-attention is
-                skipped, in the official code too (no vector stands in for the text).
+            text: tokens of the text encoder, or what `prepare` made of them, for the first rows: the others have the
+                null condition, which skips cross-attention, in the official code too (no vector stands in for the
+                text). None: no row has text.
             length_B: valid frames per row; without `mask_frames` they are not looked at.
 
         Returns:
@@ -146,10 +157,16 @@ class T2MUnet(nn.Module):
                 f"got {frames} frames; want at most {self.config.max_frames}; shorten the motion or raise max_frames"
             )
         x_BDF = functional.pad(x_BFD.transpose(1, 2), (0, -frames % self._multiple))
-        encoded = None if text is None else self.encode(text)
-        output_BDF = self.unet(x_BDF, t_B, encoded, length_B if self.config.mask_frames else None)
+        memories = self.prepare(text) if isinstance(text, TextTokens) else text
+        output_BDF = self.unet(x_BDF, t_B, memories, length_B if self.config.mask_frames else None)
         output_BFD: Tensor = output_BDF[:, :, :frames].transpose(1, 2).contiguous()
         return output_BFD
+
+    def prepare(
+        self, text: TextTokens | None, length_B: Tensor | None = None, frames: int | None = None
+    ) -> Memories | None:
+        """What neither the motion nor the time changes: the text layers, and what every block attends to."""
+        return None if text is None else self.unet.remember(self.encode(text))
 
     def encode(self, text: TextTokens) -> Text:
         """The text as the U-Net attends to it, [B, M, E]: projection, post-norm layers, norm; no positions."""
@@ -175,7 +192,7 @@ class TokenConditioner(Protocol):
 class T2MUnetDenoiser(MotionDenoiser):
     """T2MUnet as a `Denoiser` (rl_motion.protocols); its conditions are `TextTokens`, None the null condition.
 
-    The text layers belong to the network and run at every call, so an adapter on them learns; the text encoder is no
+    The text layers belong to the network, so an adapter on them learns; the text encoder is no
     submodule: it is neither trained nor saved with the model. The canvas is fixed where padding is visible: the
     official sampler's canvas is the longest of a batch, which makes a motion depend on who else is in it.
     """
@@ -226,6 +243,10 @@ class T2MUnetDenoiser(MotionDenoiser):
     def null_condition(self, batch: int) -> None:
         """No text: the unconditional half skips cross-attention."""
         return None
+
+    def both(self, condition: TextTokens) -> TextTokens:
+        """The texts themselves: rows beyond them have none."""
+        return condition
 
     def condition_rows(self, condition: TextTokens, row_B: Tensor, kept_B: Tensor) -> TextTokens:
         """Texts in a given order, of length 0 where `kept_B` is False; no more tokens than the longest kept one has."""

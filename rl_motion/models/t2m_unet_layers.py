@@ -4,10 +4,14 @@ Parameter names are those of the official class `CondUnet1D`. Group norm acts wi
 Where frames are masked, every convolution reads zeros beyond a row's length, at each resolution: just what it reads
 beyond the end of a motion of exactly that length, so neither the canvas nor the batch mates change a frame.
 
-Legend: B batch, F frames, C channels, M text tokens, E text channels, H heads.
+Legend: B batch, F frames, C channels, M text tokens, E text channels, H heads, R rows with text.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -55,11 +59,16 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """What every block reads beside the motion: time_BC, and the text (None: every row skips cross-attention)."""
+class Memory:
+    """What one block attends to, of the batch's first R rows; the other rows skip cross-attention.
 
-    time_BC: Tensor
-    text: Text | None
+    key: what queries meet. Linear attention: keys and values are one matrix for each head, key_RHCC alone.
+    value_RHMC: the values of full attention. valid_RM: tokens that are seen.
+    """
+
+    key: Tensor
+    value_RHMC: Tensor | None
+    valid_RM: Tensor
 
 
 class CrossAttention(nn.Module):
@@ -80,24 +89,27 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(config.text_dim, channels)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BFC: Tensor, text: Text) -> Tensor:
-        """What the text adds to each frame, [B, F, C]; exactly 0 in rows without a valid token."""
-        text_BME = self.text_norm(text.tokens_BME)
-        query_BHFC = self._split(self.query(self.norm(x_BFC)))
-        key_BHMC, value_BHMC = self._split(self.key(text_BME)), self._split(self.value(text_BME))
-        hidden_B11M = ~text.valid_BM[:, None, None, :]
-        # A finite minimum, not -inf: rows without a token stay finite, and so do their gradients.
-        lowest = torch.finfo(key_BHMC.dtype).min
-        if self.linear_attention:
-            weight_BHMC = key_BHMC.masked_fill(hidden_B11M.transpose(-2, -1), lowest).softmax(dim=-2)
-            memory_BHCC = self.dropout(torch.matmul(weight_BHMC.transpose(-2, -1), value_BHMC))
-            mixed_BHFC = torch.matmul(query_BHFC.softmax(dim=-1), memory_BHCC)
+    def remember(self, text: Text) -> Memory:
+        """What the text alone decides: with the same text and weights, once for any number of calls."""
+        text_RME = self.text_norm(text.tokens_BME)
+        key_RHMC, value_RHMC = self._split(self.key(text_RME)), self._split(self.value(text_RME))
+        if not self.linear_attention:
+            return Memory(key_RHMC, value_RHMC, text.valid_BM)
+        hidden_R1M1 = ~text.valid_BM[:, None, :, None]
+        weight_RHMC = key_RHMC.masked_fill(hidden_R1M1, _lowest(key_RHMC)).softmax(dim=-2)
+        return Memory(torch.matmul(weight_RHMC.transpose(-2, -1), value_RHMC), None, text.valid_BM)
+
+    def forward(self, x_RFC: Tensor, memory: Memory) -> Tensor:
+        """What the text adds to each frame, [R, F, C]; exactly 0 in rows without a valid token."""
+        query_RHFC = self._split(self.query(self.norm(x_RFC)))
+        if memory.value_RHMC is None:
+            mixed_RHFC = torch.matmul(query_RHFC.softmax(dim=-1), self.dropout(memory.key))
         else:
-            score_BHFM = torch.matmul(query_BHFC, key_BHMC.transpose(-2, -1)) * (query_BHFC.shape[-1] ** -0.5)
-            weight_BHFM = self.dropout(score_BHFM.masked_fill(hidden_B11M, lowest).softmax(dim=-1))
-            mixed_BHFC = torch.matmul(weight_BHFM, value_BHMC)
-        mixed_BFC = mixed_BHFC.transpose(1, 2).flatten(2)
-        return torch.where(text.valid_BM.any(dim=1)[:, None, None], mixed_BFC, torch.zeros_like(mixed_BFC))
+            score_RHFM = torch.matmul(query_RHFC, memory.key.transpose(-2, -1)) * (query_RHFC.shape[-1] ** -0.5)
+            score_RHFM = score_RHFM.masked_fill(~memory.valid_RM[:, None, None, :], _lowest(score_RHFM))
+            mixed_RHFC = torch.matmul(self.dropout(score_RHFM.softmax(dim=-1)), memory.value_RHMC)
+        mixed_RFC = mixed_RHFC.transpose(1, 2).flatten(2)
+        return torch.where(memory.valid_RM.any(dim=1)[:, None, None], mixed_RFC, torch.zeros_like(mixed_RFC))
 
     @staticmethod
     def _split(x_BLC: Tensor) -> Tensor:
@@ -114,15 +126,16 @@ class Block(nn.Module):
         self.conv1d = _ResidualBlock(channels_in, channels, config)
         self.cross_attn = _AttentionLevel(CrossAttention(channels, config))
 
-    def forward(self, x_BCF: Tensor, condition: Condition, valid_BF: Tensor | None) -> Tensor:
+    def forward(self, x_BCF: Tensor, time_BC: Tensor, memory: Memory | None, valid_BF: Tensor | None) -> Tensor:
         """Return [B, C, F]; `valid_BF` is False on frames that nobody may see (None: all are seen)."""
-        x_BCF = self.conv1d(x_BCF, condition.time_BC, valid_BF)
-        if condition.text is None:
+        x_BCF = self.conv1d(x_BCF, time_BC, valid_BF)
+        if memory is None:
             return x_BCF
+        rows = len(memory.valid_RM)
         # Contiguous: on strided input the kernel of a linear layer would depend on gradients.
-        mixed_BFC = self.cross_attn(x_BCF.transpose(1, 2).contiguous(), condition.text)
-        output: Tensor = x_BCF + mixed_BFC.transpose(1, 2)
-        return output
+        mixed_RFC = self.cross_attn(x_BCF[:rows].transpose(1, 2).contiguous(), memory)
+        output_RCF: Tensor = x_BCF[:rows] + mixed_RFC.transpose(1, 2)
+        return output_RCF if rows == len(x_BCF) else torch.cat([output_RCF, x_BCF[rows:]])
 
 
 class UNet(nn.Module):
@@ -156,19 +169,32 @@ class UNet(nn.Module):
         for parameter in self.final_conv.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x_BCF: Tensor, t_B: Tensor, text: Text | None, length_B: Tensor | None) -> Tensor:
+    def remember(self, text: Text) -> tuple[Memory, ...]:
+        """What each block attends to, in the order of the blocks."""
+        return tuple(
+            cast("CrossAttention", block.cross_attn.cross_attention).remember(text) for block in self._blocks()
+        )
+
+    def _blocks(self) -> Iterator[Block]:
+        """In the order in which the motion goes through them."""
+        for module in (*self.downs.modules(), self.mid_block1, self.mid_block2, *self.ups.modules()):
+            if isinstance(module, Block):
+                yield module
+
+    def forward(self, x_BCF: Tensor, t_B: Tensor, memories: Sequence[Memory] | None, length_B: Tensor | None) -> Tensor:
         """Predict the clean motion, or what else the network was trained to.
 
         Args:
             x_BCF: noisy motion; F is a multiple of 2 ** levels.
             t_B: integer timesteps below 5000.
-            text: encoded text; None skips every cross-attention.
+            memories: what each block attends to; None skips every cross-attention.
             length_B: frames to see of each row; None: all.
 
         Returns:
             [B, C, F].
         """
-        condition = Condition(self.time_mlp(t_B), text)
+        time_BC = self.time_mlp(t_B)
+        memory = repeat(None) if memories is None else iter(memories)
         frames = x_BCF.shape[-1]
         levels = range(len(self.downs) + 1)
         # A frame at level l exists where its first fine frame does: ceil(length / 2 ** l) of them.
@@ -176,15 +202,15 @@ class UNet(nn.Module):
         skips = []
         for level, parts in enumerate(self.downs):
             first, second, down = cast("nn.ModuleList", parts)
-            x_BCF = second(first(x_BCF, condition, valid[level]), condition, valid[level])
+            x_BCF = second(first(x_BCF, time_BC, next(memory), valid[level]), time_BC, next(memory), valid[level])
             skips.append(x_BCF)
             x_BCF = down(_masked(x_BCF, valid[level]))
-        x_BCF = self.mid_block1(x_BCF, condition, valid[-1])
-        x_BCF = self.mid_block2(x_BCF, condition, valid[-1])
+        x_BCF = self.mid_block1(x_BCF, time_BC, next(memory), valid[-1])
+        x_BCF = self.mid_block2(x_BCF, time_BC, next(memory), valid[-1])
         for level, parts in zip(reversed(levels[:-1]), self.ups, strict=True):
             up, first, second = cast("nn.ModuleList", parts)
             x_BCF = torch.cat([up(_masked(x_BCF, valid[level + 1])), skips.pop()], dim=1)
-            x_BCF = second(first(x_BCF, condition, valid[level]), condition, valid[level])
+            x_BCF = second(first(x_BCF, time_BC, next(memory), valid[level]), time_BC, next(memory), valid[level])
         output_BCF: Tensor = self.final_conv(x_BCF)
         return output_BCF
 
@@ -247,8 +273,8 @@ class _AttentionLevel(nn.Module):
         super().__init__()
         self.cross_attention = cross_attention
 
-    def forward(self, x_BFC: Tensor, text: Text) -> Tensor:
-        output: Tensor = self.cross_attention(x_BFC, text)
+    def forward(self, x_RFC: Tensor, memory: Memory) -> Tensor:
+        output: Tensor = self.cross_attention(x_RFC, memory)
         return output
 
 
@@ -264,6 +290,11 @@ class _TimestepTable(nn.Module):
 
     def forward(self, t_B: Tensor) -> Tensor:
         return self.pe[t_B]
+
+
+def _lowest(x: Tensor) -> float:
+    """A finite minimum, not -inf: rows without a token stay finite, and so do their gradients."""
+    return torch.finfo(x.dtype).min
 
 
 def _masked(x_BCF: Tensor, valid_BF: Tensor | None) -> Tensor:

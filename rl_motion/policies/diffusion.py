@@ -15,6 +15,9 @@ In second order (midpoint or heun) a transition's mean also depends on the previ
 it from the stored previous latent, with gradient: as a constant it would bias the gradient. The reference (adapter
 off) has its own history.
 
+Rollout, replay, reference and last call are one form: the same code in the same shape and precision, so that a replay
+has the rollout's bits (docs/adr/0011-one-form.md).
+
 Log-probs cover every latent that the network can see: a row's valid frames, or the whole canvas of a model that
 sees padding.
 
@@ -28,9 +31,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rl_motion.config import PolicyConfig, ScheduleConfig, UserError
 from rl_motion.diffusion import (
@@ -105,7 +110,14 @@ class DiffusionPolicy:
 
     offers: frozenset[Need] = frozenset({"snr", "denoising"})
 
-    def __init__(self, denoiser: Denoiser, config: PolicyConfig, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        config: PolicyConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        replay_rows: int | None = None,
+    ) -> None:
         """Build the tables and fix the schedule hash.
 
         Args:
@@ -113,6 +125,7 @@ class DiffusionPolicy:
                 base's policy.
             config: solver, guidance and last step.
             dtype: in which latents are computed and stored; a latent is rounded to it before it is scored.
+            replay_rows: rows of network input whose graph a replay keeps at once, if it can; None: all. Changes no bit.
 
         Raises:
             UserError: the settings give no valid sequence of noise levels.
@@ -120,6 +133,7 @@ class DiffusionPolicy:
         self._denoiser = denoiser
         self._config = config
         self._dtype = dtype
+        self._replay_rows = replay_rows
         self._tables = policy_tables(denoiser.schedule, config)
         settings = config.model_dump() | {
             "prediction_type": denoiser.prediction_type,
@@ -156,7 +170,8 @@ class DiffusionPolicy:
         length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
         self._refuse_lengths(length_B)
         with torch.no_grad():
-            predict = self._predictor(unit, length_B)
+            prepared = self._preparer(unit, length_B)
+            predict = prepared()
             elements_B = self._elements(length_B)
             x_BFD = self._noise(unit, 0)
             latents, log_probs = [x_BFD], []
@@ -168,7 +183,7 @@ class DiffusionPolicy:
                 log_probs.append(log_prob(x_BFD, mean_BFD, std, elements_B))
                 latents.append(x_BFD)
                 x0_prev = x0_BFD
-            x0_BFD = self._finish(predict, x_BFD)
+            x0_BFD = self._finish(prepared, x_BFD)
             log_prob_BS = (torch.stack(log_probs, dim=1) * self._scale(elements_B)[:, None]).cpu()
         return Trajectory(
             unit=unit,
@@ -198,7 +213,10 @@ class DiffusionPolicy:
         elements_B = self._elements(trajectory.length_B)
         scale_B = self._scale(elements_B)
         with nullcontext() if adapter else self._adapter_off():
-            mean_BSFD = self._means(self._predictor(trajectory.unit, trajectory.length_B), latents_BTFD)
+            predict = self._preparer(trajectory.unit, trajectory.length_B)()
+            if adapter and torch.is_grad_enabled():
+                predict = self._frugal(predict, trajectory.unit.batch, steps)
+            mean_BSFD = self._means(predict, latents_BTFD)
         scores = [
             log_prob(latents_BTFD[:, k + 1], mean_BSFD[:, k], self._tables.std_K[k], elements_B) for k in range(steps)
         ]
@@ -222,15 +240,15 @@ class DiffusionPolicy:
         """
         length_B = torch.tensor([prompt.length for prompt in unit.row_prompts])
         self._refuse_lengths(length_B)
-        predict = self._predictor(unit, length_B)
+        prepared = self._preparer(unit, length_B)
 
         def step(k: int, x_BFD: Tensor, x0_prev: Tensor | None) -> tuple[Tensor, Tensor]:
-            x0_BFD = predict(k, x_BFD)
+            x0_BFD = prepared()(k, x_BFD)
             return x0_BFD, self._draw(unit, k, *self._tables.transition(k, x_BFD, x0_BFD, x0_prev))
 
         def reference(k: int, x_BFD: Tensor) -> Tensor:
             with torch.no_grad(), self._adapter_off():
-                return predict(k, x_BFD)
+                return prepared()(k, x_BFD)
 
         return Denoising(
             noise_BFD=self._noise(unit, 0),
@@ -238,7 +256,7 @@ class DiffusionPolicy:
             step=step,
             reference=reference,
             elements_B=self._elements(length_B),
-            finish=lambda x_BFD: self._finish(predict, x_BFD),
+            finish=lambda x_BFD: self._finish(prepared, x_BFD),
             decode=lambda x0_BFD: self._denoiser.decode(x0_BFD, length_B.to(self._device)),
         )
 
@@ -252,7 +270,7 @@ class DiffusionPolicy:
             return None
         x_BFD = trajectory.states[:, -1].to(self._device)
         with torch.no_grad():
-            x0_BFD = self._predictor(trajectory.unit, trajectory.length_B)(self.transitions, x_BFD)
+            x0_BFD = self._preparer(trajectory.unit, trajectory.length_B)()(self.transitions, x_BFD)
         return replace(trajectory, sample=x0_BFD.cpu())
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
@@ -284,33 +302,68 @@ class DiffusionPolicy:
     def _draw(self, unit: Unit, k: int, mean_BFD: Tensor, std: float) -> Tensor:
         return (mean_BFD + std * self._noise(unit, k + 1)).to(self._dtype)
 
-    def _finish(self, predict: Predict, x_BFD: Tensor) -> Tensor:
+    def _finish(self, prepared: Callable[[], Predict], x_BFD: Tensor) -> Tensor:
         if self._config.last_step == "stop":
             return x_BFD / self._tables.alpha[self.transitions]
         with self._adapter_off():
-            return predict(self.transitions, x_BFD)
+            return prepared()(self.transitions, x_BFD)
 
-    def _predictor(self, unit: Unit, length_B: Tensor) -> Predict:
-        rows, length_B = unit.batch, length_B.to(self._device)
-        scored_B = self._scored_frames(length_B)
-        frame_F = torch.arange(int(scored_B.max()), device=self._device)
-        scored_BF1 = (frame_F < scored_B[:, None])[:, :, None]
+    def _preparer(self, unit: Unit, length_B: Tensor) -> Callable[[], Predict]:
+        """What makes the network calls of a unit; to be called anew for every state of the adapter.
+
+        Text layers and the like then run once, not at every call, and where something is learned their gradient is
+        that of all calls. With guidance the rows without text follow those with it, in the same call.
+        """
+        halves = 1 if self._config.guidance_scale == 1.0 else 2
+        frames = int(self._scored_frames(length_B).max())
+        scored_B = self._scored_frames(length_B.to(self._device))
+        scored_BF1 = (torch.arange(frames, device=self._device) < scored_B[:, None])[:, :, None]
+        called_B = length_B.to(self._device).repeat(halves)
         with torch.no_grad():  # text encoders are frozen
             condition = self._denoiser.encode_text([prompt.text for prompt in unit.row_prompts])
+            condition = condition if halves == 1 else self._denoiser.both(condition)
 
-        def predict(k: int, x_BFD: Tensor) -> Tensor:
-            t_B = torch.full((rows,), self._tables.timestep_K[k], dtype=torch.int64, device=self._device)
+        def prepared() -> Predict:
+            with self._precision():
+                given = self._denoiser.prepare(condition, called_B, frames)
 
-            raw_BFD = guided(
-                lambda rows_condition: self._denoiser.predict(x_BFD, t_B, rows_condition, length_B),
-                condition,
-                lambda: self._denoiser.null_condition(rows),
-                self._config.guidance_scale,
-            )
-            x0_BFD = self._tables.to_x0(k, x_BFD, raw_BFD, self._denoiser.prediction_type)
-            return torch.where(scored_BF1, x0_BFD, torch.zeros_like(x0_BFD))
+            def predict(k: int, x_BFD: Tensor) -> Tensor:
+                timestep = self._tables.timestep_K[k]
+                t_B = torch.full((len(called_B),), timestep, dtype=torch.int64, device=self._device)
+                with self._precision():
+                    raw_BFD = self._denoiser.predict(x_BFD.repeat(halves, 1, 1), t_B, given, called_B).to(x_BFD.dtype)
+                if halves == 2:
+                    raw_BFD = guided(raw_BFD, self._config.guidance_scale)
+                x0_BFD = self._tables.to_x0(k, x_BFD, raw_BFD, self._denoiser.prediction_type)
+                return torch.where(scored_BF1, x0_BFD, torch.zeros_like(x0_BFD))
 
-        return predict
+            return predict
+
+        return prepared
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Within, the network computes in the policy's precision; latents, means and log-probs never do."""
+        if self._config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16)
+
+    def _frugal(self, predict: Predict, rows: int, steps: int) -> Predict:
+        """The same numbers, with the graph of no more than `replay_rows` rows of network input at once.
+
+        The others' calls are made again in the backward pass, one after the other. A call is the least there is.
+        """
+        called = rows * (1 if self._config.guidance_scale == 1.0 else 2)
+        if self._replay_rows is None or steps * called <= self._replay_rows:
+            return predict
+        kept = max(self._replay_rows // called - 1, 0)
+
+        def frugal(k: int, x_BFD: Tensor) -> Tensor:
+            if k < kept:
+                return predict(k, x_BFD)
+            x0_BFD: Tensor = checkpoint(predict, k, x_BFD, use_reentrant=False)
+            return x0_BFD
+
+        return frugal
 
     def _noise(self, unit: Unit, step: int) -> Tensor:
         canvas = self._denoiser.canvas

@@ -43,9 +43,12 @@ def check_policy(name: str, checkpoint: CheckpointConfig, config: PolicyConfig) 
     return Given(MotionForm(checkpoint.representation, Normalisation.NONE), DiffusionPolicy.offers)
 
 
-def make_policy(model: Denoiser, config: PolicyConfig) -> MotionPolicy:
-    """The model as a policy, with the adapter that its network carries; raises UserError as `check_policy`."""
-    return DiffusionPolicy(model, config)
+def make_policy(model: Denoiser, config: PolicyConfig, *, replay_rows: int | None = None) -> MotionPolicy:
+    """The model as a policy, with the adapter that its network carries; raises UserError as `check_policy`.
+
+    `replay_rows`: the job's `train.replay_rows`.
+    """
+    return DiffusionPolicy(model, config, replay_rows=replay_rows)
 
 
 def decode(model: Denoiser, trajectory: Trajectory) -> Motions:

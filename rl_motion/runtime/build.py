@@ -311,7 +311,7 @@ def _adapted(job: Job) -> tuple[MotionPolicy, PeftModel]:
     denoiser = load_denoiser(job.model.name)
     peft_model = attach_lora(denoiser.network, job.adapter, seed=job.train.seed)
     denoiser.to(device())  # with the adapter, whose first weights are drawn on the CPU
-    return make_policy(denoiser, job.policy), peft_model
+    return make_policy(denoiser, job.policy, replay_rows=job.train.replay_rows), peft_model
 
 
 def _on_cpu(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ _FREE = {
     "tracking.": "records only",
     "train.iterations": "how far it goes",
     "train.max_skipped_steps": "when it gives up",
+    "train.replay_rows": "memory and speed only",
     "train.publish": "which adapter is published",
 }
 """Settings, or their beginnings, that a resume may change, and what they change instead of the run's numbers. The first

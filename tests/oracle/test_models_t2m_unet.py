@@ -62,7 +62,9 @@ def _call(model, vectors, frames, time, *, condition, scale=1.0):
     x_BFD, t_B = vectors[f"in/x_T{frames}"], vectors[f"in/t_{time}"]
     length_B = torch.full((len(x_BFD),), 9)  # official weights do not look at lengths
     with torch.no_grad():
-        return guided(lambda text: model(x_BFD, t_B, text, length_B), condition, lambda: None, scale)
+        if scale == 1.0:
+            return model(x_BFD, t_B, condition, length_B)
+        return guided(model(x_BFD.repeat(2, 1, 1), t_B.repeat(2), condition, length_B.repeat(2)), scale)
 
 
 def _check_everything(vectors, form):

@@ -172,7 +172,7 @@ def test_loading_a_state_is_strict_and_all_or_nothing():
     assert adapter_checksum(adapter_state(network)) == adapter_checksum(changed)
 
 
-def test_a_saved_adapter_comes_back_bit_for_bit_also_through_peft(tmp_path):
+def test_a_saved_adapter_comes_back_bit_for_bit_and_through_peft_to_rounding(tmp_path):
     from peft import PeftModel
 
     network, model = _adapted(AdapterConfig(rank=3, alpha=7.5, targets=("mlp", "condition")))
@@ -192,7 +192,8 @@ def test_a_saved_adapter_comes_back_bit_for_bit_also_through_peft(tmp_path):
     assert {n for n, p in other.named_parameters() if p.requires_grad} == {
         n for n, p in network.named_parameters() if p.requires_grad
     }
-    assert torch.equal(PeftModel.from_pretrained(_network(), tmp_path / "adapter")(*_inputs()), want)
+    through_peft = PeftModel.from_pretrained(_network(), tmp_path / "adapter")(*_inputs())
+    torch.testing.assert_close(through_peft, want, rtol=1e-5, atol=1e-5)  # which has a form of its own
     save_adapter(model, tmp_path / "again", base_model_name="mdm-embedded")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()

@@ -294,15 +294,15 @@ def test_a_motion_does_not_depend_on_its_batch_mates():
 
 def test_guidance_calls_the_empty_text():
     policy, denoiser = _policy(PolicyConfig(steps=3, guidance_scale=5.0))
-    seen, predict, null = [], denoiser.predict, denoiser.null_condition(2)
+    seen, prepare, null = [], denoiser.prepare, denoiser.null_condition(2)
 
-    def spy(x_BFD, t_B, condition, length_B):
-        seen.append(torch.equal(condition.tokens_BMC, null.tokens_BMC))
-        return predict(x_BFD, t_B, condition, length_B)
+    def spy(condition, length_B, frames):
+        seen.append([torch.equal(half, null.tokens_BMC) for half in condition.tokens_BMC.chunk(2)])
+        return prepare(condition, length_B, frames)
 
-    denoiser.predict = spy
+    denoiser.prepare = spy
     policy.rollout(_unit(7))
-    assert sorted(seen) == [False] * 3 + [True] * 3
+    assert seen == [[False, True]] * 2  # for the transitions, and for the last call, without the adapter
 
 
 # --- checkpoint, job, pages ------------------------------------------------------------

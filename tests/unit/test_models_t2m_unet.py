@@ -369,15 +369,20 @@ def test_the_canvas_is_filled_with_noise_and_longer_prompts_are_refused():
         policy.rollout(_unit(25))
 
 
-def test_guidance_calls_the_null_prediction_that_skips_cross_attention():
+def test_the_unconditional_half_of_a_guided_call_skips_cross_attention():
+    """It is in the call, it costs no attention, and it is the null prediction."""
     policy, denoiser = _policy()
-    seen = []
-    predict = denoiser.predict
+    rows, predict, blocks = [], denoiser.predict, list(denoiser.network.unet._blocks())
 
     def spy(x_BFD, t_B, condition, length_B):
-        seen.append(condition)
-        return predict(x_BFD, t_B, condition, length_B)
+        rows.append((len(x_BFD), {len(memory.valid_RM) for memory in condition}, len(condition)))
+        prediction_BFD = predict(x_BFD, t_B, condition, length_B)
+        half = len(x_BFD) // 2
+        alone_BFD = predict(x_BFD[half:], t_B[half:], None, length_B[half:])
+        scale = float(alone_BFD.abs().max())  # of random weights
+        torch.testing.assert_close(prediction_BFD[half:], alone_BFD, atol=1e-5 * scale, rtol=0)
+        return prediction_BFD
 
     denoiser.predict = spy
     policy.rollout(_unit(7))
-    assert sum(condition is None for condition in seen) == len(seen) / 2 == 4
+    assert rows == [(4, {2}, len(blocks))] * 4
