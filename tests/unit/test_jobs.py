@@ -22,6 +22,7 @@ HELP = {
     "landing": {"--iterations", "--seeds", "--steps", "under three minutes", "a coin that the text says nothing about"},
     "pictures": {"--set", "--out", "chromium", "selenium"},
     "prompt_quality": {"--source", "--prompts", "labelled one by one", "near-duplicates"},
+    "full_size": {"--out", "--model", "--tiny", "full fine-tuning", "VmHWM"},
     "more_prompts": {"--out", "--iterations", "--parallel", "figure 5b", "held-out combination"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
