@@ -7,6 +7,7 @@ unpickled. What a large encoder says of a text is kept on disk (`rl_motion.model
 Legend: B texts, L tokens, C channels.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Form = Literal["tokens", "padded_tokens", "pooled"]
 """What a model reads of a text: the methods of `TextEncoder`."""
 _WHOLE, _PADDED = "whole", "padded"
 """What is kept of a text: tokens and pooled embedding of one call; or the tokens of a padded one."""
+
+
+_LAYER = re.compile(r"\.layers?\.\d+\.")
 
 
 class TextEncoder:
@@ -70,6 +74,10 @@ class TextEncoder:
         if self._is_clip:  # of a whole CLIP, the half that reads text
             config = CLIPTextConfig.from_pretrained(self.directory, local_files_only=True)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(self.directory, **local)
+        if len(self._tokenizer) <= len(self._tokenizer.all_special_ids):  # what some classes are without their files
+            raise ValueError(
+                f"got a tokenizer without words in {self.directory}; want tokenizer.json, or vocab.txt; copy it again"
+            )
         self.max_tokens = int(min(self._tokenizer.model_max_length, config.max_position_embeddings))
         self.token_dim = int(config.hidden_size)
         self.pooled_dim = int(config.projection_dim) if self._is_clip else self.token_dim
@@ -109,6 +117,12 @@ class TextEncoder:
         if missing:
             raise ValueError(
                 f"got weights without {missing[:3]} ({len(missing)} in all); want all of them; copy them again"
+            )
+        unread = sorted(name for name in info["unexpected_keys"] if _LAYER.search(name) and "vision_model" not in name)
+        if unread:
+            raise ValueError(
+                f"got weights of layers that config.json does not have, {unread[0]} among {len(unread)}; want a "
+                "config.json of the same model; copy both again"
             )
         refuse_not_finite(dict(model.named_parameters()))
         if self._kept and self._kept.encoder_sha256 != text_cache.encoder_sha256(self.directory):

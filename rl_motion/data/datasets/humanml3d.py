@@ -117,7 +117,7 @@ def _read_ids(path: Path) -> _Ids:
         except BadFile as bad_file:
             if split == "train":
                 raise UserError(
-                    f"got {path / file}, {bad_file}; want the ids of the training split, one a line; bring the files "
+                    f"got {path / file}, {bad_file}; want the ids of the training split, one a line; copy the files "
                     "of splits that the data's authors publish"
                 ) from None
             reports.append(FileReport(file, (bad_file.detail,), (f"nothing is in the split {split}",)))
@@ -181,7 +181,7 @@ def _representation(path: Path, ids: _Ids) -> Representation:
     if width not in _OF_WIDTH:
         want = " or ".join(f"[frames, {known}]" for known in _OF_WIDTH)
         raise UserError(
-            f"got motions in {path / MOTIONS} such as {list(shape)}; want {want}; compute the features as their "
+            f"got motions in {path / MOTIONS} such as {list(shape)}; want {want}; make the features as their "
             "authors do, or import joints"
         )
     return _OF_WIDTH[width]

@@ -19,6 +19,8 @@ from rl_motion.tracking.files import missing_folders, remove_empty
 
 _READ = {".json", ".safetensors", ".txt", ".model"}
 """What a text encoder is read from; its directory may hold the same weights in other forms."""
+_MOST_LAYERS = 1000
+"""Of a text encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def convert(path: Path, sources: Sources, out: Path) -> Converted:
         encoder = None
         if sources.text_encoder is not None:
             encoder, placed = _place(absolute(sources.text_encoder), out.parent)
-        _load(partial)
+        _load(partial, {partial: out} | ({encoder: sources.text_encoder} if encoder and sources.text_encoder else {}))
         partial.rename(out)
     except BaseException:  # Ctrl-C too
         shutil.rmtree(partial, ignore_errors=True)
@@ -82,15 +84,25 @@ def _make(folder: Path) -> None:
         ) from None
 
 
-def _load(folder: Path) -> None:
-    """Load it as everything else will, which tries it on a text too; raises UserError."""
+def _load(folder: Path, known_as: Mapping[Path, Path]) -> None:
+    """Load it as everything else will, which tries it on a text too.
+
+    Raises:
+        UserError: it does not load; the message has the paths by which the user knows them, as these go.
+    """
     kind = read_json(folder / "config.json")["kind"]
     loaders: Mapping[str, Callable[[Path], object]] = {
         **dict.fromkeys(DENOISERS, load_denoiser),
         **dict.fromkeys(RETRIEVAL, load_tmr),
         **dict.fromkeys(EVALUATORS, load_evaluator),
     }
-    loaders[kind](folder)
+    try:
+        loaders[kind](folder)
+    except UserError as error:
+        said = str(error)
+        for path, known in known_as.items():
+            said = said.replace(str(path), str(known))
+        raise UserError(said) from error
 
 
 def _refuse_no_encoder(directory: Path, out: Path) -> None:
@@ -99,11 +111,24 @@ def _refuse_no_encoder(directory: Path, out: Path) -> None:
             f"got --text-encoder {directory}, which has no config.json; want a local Hugging Face directory "
             "(config.json, model.safetensors, tokenizer files); save one with save_pretrained and give its path"
         )
+    _refuse_endless(directory)
     if absolute(directory).name == out.name:
         raise UserError(
             f"got --out {out}, the name of the text encoder's directory; want two names, as they lie side by side; "
             "choose another"
         )
+
+
+def _refuse_endless(directory: Path) -> None:
+    """Refuse a text encoder of more layers than any has: the library would build them one by one, for hours."""
+    settings = read_json(directory / "config.json")
+    for part in (settings, settings.get("text_config")):
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:
+                raise UserError(
+                    f"got {name} {value:.3g} in {directory / 'config.json'}; want at most {_MOST_LAYERS}; copy the file "
+                    "again from where the weights are from"
+                )
 
 
 def _place(directory: Path, beside: Path) -> tuple[Path, Path | None]:
