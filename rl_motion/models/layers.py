@@ -118,9 +118,11 @@ class Packed:
         """[B, L, C], zero where nothing is seen."""
         rows, size = self.valid_BL.shape
         if self.place_N is None:
-            return x_NC.unflatten(0, (rows, size))
+            whole: Tensor = x_NC.unflatten(0, (rows, size))
+            return whole
         padded = x_NC.new_zeros(rows * size, x_NC.shape[-1]).index_put((self.place_N,), x_NC)
-        return padded.unflatten(0, (rows, size))
+        placed: Tensor = padded.unflatten(0, (rows, size))
+        return placed
 
 
 def check_statistics(mean_D: Tensor, std_D: Tensor, features: int) -> None:
@@ -259,15 +261,15 @@ class Attention(nn.Module):
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def _attend(self, query_BLC: Tensor, key_BMC: Tensor, value_BMC: Tensor, key_valid_BM: Tensor | None) -> Tensor:
-        parts = [self._split(part) for part in (query_BLC, key_BMC, value_BMC)]
+        query, key, value = (self._split(part) for part in (query_BLC, key_BMC, value_BMC))
         seen = None if key_valid_BM is None else key_valid_BM[:, None, None, :]
         dropped = self.dropout.p if self.training else 0.0
-        if query_BLC.is_cpu and query_BLC.dtype == torch.bfloat16:  # no faster there than float32, and rounds worse
+        if query.is_cpu and query.dtype == torch.bfloat16:  # no faster there than float32, and rounds worse
             with torch.autocast("cpu", enabled=False):
-                wide = [part.float() for part in parts]
-                mixed_BHLC = functional.scaled_dot_product_attention(*wide, attn_mask=seen, dropout_p=dropped)
+                query, key, value = query.float(), key.float(), value.float()
+                mixed_BHLC = functional.scaled_dot_product_attention(query, key, value, seen, dropped)
         else:
-            mixed_BHLC = functional.scaled_dot_product_attention(*parts, attn_mask=seen, dropout_p=dropped)
+            mixed_BHLC = functional.scaled_dot_product_attention(query, key, value, seen, dropped)
         return mixed_BHLC.transpose(1, 2).flatten(2)
 
     def _mix(self, mixed: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ Legend: N rows, I and O features in and out, R rank.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -27,7 +27,7 @@ from torch.nn import functional
 _State = tuple[tuple[int, int], ...]
 
 
-class FoldedLinear(Linear):  # type: ignore[misc]
+class FoldedLinear(Linear):
     """peft's LoRA layer around an `nn.Linear`, in its place; one adapter, plain LoRA, no dropout."""
 
     _folded_OI: Tensor | None = None
@@ -35,20 +35,21 @@ class FoldedLinear(Linear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., I] -> [..., O]."""
-        base: nn.Linear = self.base_layer
+        base = cast("nn.Linear", self.base_layer)
         if self.disable_adapters:
             output: Tensor = base(x)
             return output
         (name,) = self.active_adapters
-        a_RI, b_OR, scaling = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        a_RI = cast("nn.Linear", self.lora_A[name]).weight
+        b_OR = cast("nn.Linear", self.lora_B[name]).weight
+        scaling = self.scaling[name]
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             thin = functional.linear(x, a_RI)
-            whole = base(x)
-            joined: Tensor = torch.addmm(whole.flatten(0, -2), thin.flatten(0, -2), b_OR.t(), alpha=scaling)
+            whole: Tensor = base(x)
+            joined = torch.addmm(whole.flatten(0, -2), thin.flatten(0, -2), b_OR.t(), alpha=scaling)
             return joined.view(whole.shape)
-        folded: Tensor = _Folded.apply(
-            x, self._folded(base.weight, a_RI, b_OR, scaling), base.bias, a_RI, b_OR, scaling
-        )
+        weight_OI = self._folded(base.weight, a_RI, b_OR, scaling)
+        folded: Tensor = _Folded.apply(x, weight_OI, base.bias, a_RI, b_OR, scaling)  # type: ignore[no-untyped-call]
         return folded
 
     def _folded(self, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
@@ -73,7 +74,7 @@ class _Folded(torch.autograd.Function):
         return functional.linear(x, folded_OI, bias_O)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, folded_OI, a_RI, b_OR = ctx.saved_tensors
         x_NI, gradient_NO = x.flatten(0, -2), gradient.flatten(0, -2)

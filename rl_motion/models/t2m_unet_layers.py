@@ -171,9 +171,7 @@ class UNet(nn.Module):
 
     def remember(self, text: Text) -> tuple[Memory, ...]:
         """What each block attends to, in the order of the blocks."""
-        return tuple(
-            cast("CrossAttention", block.cross_attn.cross_attention).remember(text) for block in self._blocks()
-        )
+        return tuple(block.cross_attn.cross_attention.remember(text) for block in self._blocks())
 
     def _blocks(self) -> Iterator[Block]:
         """In the order in which the motion goes through them."""
