@@ -98,15 +98,23 @@ def files_of(job: Job) -> dict[str, bytes]:
     """The files that a job names by relative path: prompts (of a pool prompts.parquet alone), plugins, calibration.
 
     Raises:
-        UserError: one cannot be read or lies elsewhere, or a model is a directory here, which is not sent.
+        UserError: one cannot be read or lies elsewhere, or a model, or the data to evaluate on, is a directory here,
+            which is not sent.
     """
     models = {"model.name": job.model.name, **{f"rewards: {r.name}.model": r.model for r in job.rewards if r.model}}
+    if job.evaluation.evaluator is not None:
+        models["evaluation.evaluator"] = job.evaluation.evaluator
     for key, name in models.items():
         if not Path(name).is_absolute() and (Path(name) / "config.json").is_file():
             raise UserError(
                 f"{key}: got {name!r}, a directory of this machine; want a packaged name, or a directory that all "
                 "nodes see, as checkpoints are not sent; copy it there and give its absolute path"
             )
+    if job.evaluation.data is not None and not Path(job.evaluation.data).is_absolute():
+        raise UserError(
+            f"evaluation.data: got {job.evaluation.data[:200]!r}, a data set of this machine; want a directory that "
+            "all nodes see, as motion is not sent; copy it there and give its absolute path"
+        )
     names = [file_of(name) for name in job.prompt_sources if not SPLIT.fullmatch(name)]
     names += [reward.name.partition(":")[0] for reward in job.rewards if is_plugin(reward.name)]
     names += [job.calibration] if job.calibration is not None else []
@@ -149,7 +157,8 @@ def custom_resources(given: Iterable[str]) -> dict[str, float]:
 
 def _check(job: Job) -> None:
     """As `rl-motion train` would, as long as all that the job names is here too."""
-    named = [job.model.name, *job.prompt_sources, *([job.calibration] if job.calibration is not None else [])]
+    named = [job.model.name, *job.prompt_sources]
+    named += [one for one in (job.calibration, job.evaluation.data, job.evaluation.evaluator) if one is not None]
     away = [name for name in named if Path(name).is_absolute() and not Path(name).exists()]
     if not away:
         frontend.MEANS.workshop.check(job)

@@ -7,17 +7,14 @@ its weights. Small encoders, of which nothing is kept, are not asked (`rl_motion
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rl_motion.config import Job
-from rl_motion.runtime.progress import PLAIN_EVERY_S
+from rl_motion.runtime.progress import counting
 from rl_motion.types import Prompt
 
 if TYPE_CHECKING:
@@ -58,30 +55,9 @@ def _fill(encoder: TextEncoder, form: Form, texts: Sequence[str], console: Conso
             cut,
             encoder.cut,
         )
-    with _counting(console, f"text features, {name}", len(texts)) as count:
+    with counting(console, f"text features, {name}", len(texts)) as count:
         for done, text in enumerate(texts, 1):
             read([text])
             count(done)
     if encoder.computed:
         _log.info("text features: %s ran %d times for %d texts", name, encoder.computed, len(texts))
-
-
-@contextmanager
-def _counting(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line every ten seconds, and one at the end."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    spoke = time.monotonic()
-
-    def say(done: int) -> None:
-        nonlocal spoke
-        now = time.monotonic()
-        if done == total or now - spoke >= PLAIN_EVERY_S:
-            spoke = now
-            console.print(f"{title}: {done}/{total}", highlight=False, markup=False, soft_wrap=True)
-
-    yield say

@@ -79,6 +79,10 @@ def test_a_place_that_is_taken_is_refused_and_what_to_do_is_said() -> None:
     [
         (("import", "nowhere", "--out", "mine"), "check the path"),
         (("import", "HumanML3D/texts", "--out", "mine"), "of no kind that is known"),
+        (("import", ".", "--out", "mine"), "give HumanML3D"),
+        (("import", "HumanML3D", "--out", "n" * 201), "choose a shorter one"),
+        (("import", "HumanML3D", "--out", "\udcff"), "no UTF-8"),
+        (("import", "HumanML3D", "--kind", "bvh", "--names", "gone.yaml", "--out", "mine"), "check the path"),
         (("import", "HumanML3D", "--kind", "humanml3", "--out", "mine"), "did you mean 'humanml3d'?"),
         (("import", "HumanML3D/texts", "--kind", "humanml3d", "--out", "mine"), "without the folder new_joint_vecs"),
         (("inspect", "nowhere"), "rl-motion data import PATH --out DIR"),
@@ -128,3 +132,10 @@ def test_progress_is_shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> N
         for _ in range(3):
             watch()
     assert ("3/3" if terminal else "read 3 of about 2") in said.getvalue()
+
+
+def test_names_of_any_letters_are_written_as_text() -> None:
+    ended = invoke("import", "HumanML3D", "--out", "\x1b" * 100)
+    assert ended.exit_code == 0, ended.output
+    assert r"\x1b\x1b" in ended.stdout
+    assert invoke("inspect", "\x1b" * 100).exit_code == 0

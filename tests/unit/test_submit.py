@@ -349,3 +349,17 @@ def test_a_checkpoint_of_this_machine_is_not_sent(client: Client) -> None:
     Path("zoo/mdm/config.json").write_text("{}")
     with pytest.raises(UserError, match="absolute path"):
         submit.files_of(fakes.with_model(toy_job(), "zoo/mdm"))
+
+
+@pytest.mark.parametrize("key", ["data", "evaluator"])
+def test_what_evaluation_reads_here_is_not_sent_and_what_lies_there_is_checked_there(client: Client, key: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.json").write_text("{}")
+    there = {"data": "/cluster/data", "evaluator": "/cluster/guo"}
+    ended = invoke("submit", prompts_job(evaluation=there | {key: "mine"}))
+    assert ended.exit_code == 2 and client.sent == []
+    assert f"evaluation.{key}: got 'mine'" in ended.stderr and "absolute path" in ended.stderr
+    ended = invoke("submit", prompts_job(evaluation=there))
+    assert ended.exit_code == 0, ended.stderr
+    assert "not on this machine: /cluster/data, /cluster/guo" in ended.stderr
+    assert client.folder.keys() == {"rl-motion-job.yaml"}

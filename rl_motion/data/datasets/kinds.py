@@ -29,8 +29,26 @@ def kind_of(path: Path, name: str | None = None) -> str:
         raise UserError(
             f"got --kind {name[:60]!r}; want one of {', '.join(KINDS)}; {nearest(name, KINDS, 'choose one of these')}"
         )
+    if name is None:
+        _refuse_parent(path)
     found = name or next((one for one, kind in KINDS.items() if kind.recognise(path)), None)
     if found is None:
         known = "; ".join(f"{one}: {kind.says}" for one, kind in KINDS.items())
         raise UserError(f"got {path}, of no kind that is known; want one of these ({known}); check the path")
     return found
+
+
+def _refuse_parent(path: Path) -> None:
+    """Refuse a folder with a HumanML3D folder in it: its features would pass for arrays of joints, all of them bad.
+
+    Raises:
+        UserError: names the folder that is meant.
+    """
+    if humanml3d.recognise(path) or not path.is_dir():
+        return
+    below = sorted(one for one in path.iterdir() if one.is_dir() and humanml3d.recognise(one))
+    if below:
+        raise UserError(
+            f"got {path}, in which {below[0].name} is a folder as HumanML3D or KIT-ML has it; want one data set; give "
+            f"{below[0]}, or --kind for other files in {path}"
+        )

@@ -126,8 +126,8 @@ def _refuse_endless(directory: Path) -> None:
         for name, value in part.items() if isinstance(part, dict) else ():
             if "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:
                 raise UserError(
-                    f"got {name} {value:.3g} in {directory / 'config.json'}; want at most {_MOST_LAYERS}; copy the file "
-                    "again from where the weights are from"
+                    f"got {name} {value:.3g} in {directory / 'config.json'}; want at most {_MOST_LAYERS}; copy the "
+                    "file again from where the weights are from"
                 )
 
 

@@ -221,13 +221,14 @@ def feet_scale(mean_D: Tensor, std_D: Tensor) -> float | None:
     """By what the foot contacts' deviation was divided: 1 in data sets, 5 in StableMoFusion, 25 in Guo's evaluator.
 
     A contact is 0 or 1, so its deviation follows from its mean: sqrt(mean (1 - mean)). None where the means are no
-    shares, or nearly 0 or 1, and say nothing.
+    shares, or nearly 0 or 1, and say nothing; and where the deviation is 0, which is refused elsewhere.
     """
     share = mean_D[_CONTACTS].double()
     if not bool(((share > 0.002) & (share < 0.998)).all()):
         return None
     true = float((share * (1 - share)).mean().sqrt())
-    scale = true / float(std_D[_CONTACTS].double().mean())
+    stored = float(std_D[_CONTACTS].double().mean())
+    scale = true / stored if stored > 0 else math.inf
     return scale if math.isfinite(scale) else None
 
 

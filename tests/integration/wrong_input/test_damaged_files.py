@@ -157,7 +157,7 @@ def of_amc() -> Iterator[tuple[str, bytes]]:
         "a frame twice": good.replace(b"\n7\n", b"\n6\n"),
         "a huge frame": good.replace(b"\n7\n", b"\n" + b"9" * 5000 + b"\n"),
         "a bone of nobody": good.replace(b"\nlfemur", b"\n\x1b[2Jtail", 1),
-        "NaN": b"\n".join(b"root nan nan nan 0 0 0" if l.startswith(b"root") else l for l in good.splitlines()),
+        "NaN": b"\n".join(b"root nan nan nan 0 0 0" if x.startswith(b"root") else x for x in good.splitlines()),
     }.items()
 
 
@@ -239,7 +239,10 @@ def of_npz() -> Iterator[tuple[str, bytes]]:
 def bomb() -> bytes:
     """A gigabyte of zeros in a megabyte."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("joints.npy", "w") as part:
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+        packed.open("joints.npy", "w") as part,
+    ):
         part.write(shaped("(4000000, 22, 3)")[:-600])
         for _ in range(1056):
             part.write(bytes(1_000_000))
@@ -255,6 +258,7 @@ MOTION: Mapping[str, tuple[str, Callable[[], Iterator[tuple[str, bytes]]]]] = {
 """By suffix: the kind that reads it, and the damaged files."""
 
 
+@cache
 def damaged(suffix: str) -> dict[str, bytes]:
     """By the name of the file."""
     made = MOTION[suffix][1]()
