@@ -17,7 +17,7 @@ export RAY_AUTH_MODE MLFLOW_DISABLE_TELEMETRY
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test check docs
+.PHONY: help install demo test check docs bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ check: $(STAMP) ## lint, formatting, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench: $(STAMP) ## measure speed and memory against the goals, at most half an hour on two cores (docs/benchmarks.md)
+	@$(BIN)/python jobs/bench/bench.py
 
 docs: $(STAMP) ## check the documents: links resolve, commands in the README exist
 	@$(BIN)/pytest -q tests/unit/test_docs.py

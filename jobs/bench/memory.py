@@ -152,7 +152,7 @@ def one(
     steps: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Do one stage in this process and print what it took."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # of two threads each would have its buffers, and on a busy machine they wait
     sys.stdout.write(json.dumps(run_stage(stage, kind, steps, models)) + "\n")
 
 

@@ -23,6 +23,11 @@ HELP = {
     "pictures": {"--set", "--out", "chromium", "selenium"},
     "prompt_quality": {"--source", "--prompts", "labelled one by one", "near-duplicates"},
     "full_size": {"--out", "--model", "--tiny", "full fine-tuning", "VmHWM"},
+    "bench/bench": {"--only", "--again", "--join", "--quick", "goes on where it stopped"},
+    "bench/limits": {"--out", "--quick", "memory bandwidth", "of its weights"},
+    "bench/stages": {"--seconds", "--quick", "ratio within a round"},
+    "bench/memory": {"--out", "--quick", "a process of its own"},
+    "bench/table": {"--into", "--against", "never seconds"},
     "more_prompts": {"--out", "--iterations", "--parallel", "figure 5b", "held-out combination"},
     "close_the_gap": {"--family", "--out", "--set", "--parallel", "upper bound"},
 }
