@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -75,10 +75,26 @@ def copy_rate(seconds: float = 1.0) -> float:
 
 
 def operations(call: Callable[[], object]) -> int:
-    """Operations of matrix products and convolutions within a call."""
-    with FlopCounterMode(display=False) as counter:
+    """Operations of matrix products and convolutions within a call, those of attention's one kernel on CPUs included."""
+    aten: Any = torch.ops.aten
+    fused = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }  # which torch's own counter does not know
+    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
         call()
     return counter.get_total_flops()
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the shapes [B, H, L, E], [B, H, M, E] and the value's: scores, and what is mixed by them."""
+    rows, heads, queries, width = query
+    return 2 * rows * heads * queries * key[2] * (width + value[3])
+
+
+def _attention_backward(_: Sequence[int], *shapes: Any, **__: Any) -> int:
+    """Two products for each of the forward; the scores that the kernel computes again are its own affair."""
+    return 2 * _attention(*shapes[:3])
 
 
 def forward_operations(predict: Callable[[], Tensor]) -> int:
