@@ -15,7 +15,7 @@ from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.mdm import MDM, MDMConfig
 from rl_motion.models.text import TextEncoder, TinyBertConfig, create_tiny_bert
 from rl_motion.models.zoo import CheckpointConfig, network_shape, save_checkpoint
-from rl_motion.runtime import frontend, text_features
+from rl_motion.runtime import frontend, progress, text_features
 from tests import fakes, guarded_texts
 from tests.fakes import real_job, result
 from tests.small_encoders import save_clip, save_distilbert
@@ -98,11 +98,12 @@ def test_the_filling_says_how_far_it_is_and_is_cheap_to_repeat(
     large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(text_cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)  # what takes no time is else not told of
     job, before = real_job(large, threads=3), torch.get_num_threads()
     prompts, out = fakes.pool(job).prompts, io.StringIO()
     with caplog.at_level("INFO"):
         text_features.fill(job, frontend.Workshop(), prompts, Console(file=out, width=60))
-        # Ten prompts, "a" and ""; a slow machine says lines before that one.
+        # Ten prompts, "a" and "".
         assert out.getvalue().endswith("text features, distilbert: 12/12\n")
         assert "distilbert ran 12 times for 12 texts" in caplog.text
         caplog.clear()
