@@ -2,7 +2,7 @@
 
     python jobs/bench/ray_memory.py --out bench        # about two minutes on two idle cores
 
-A command as users type it, `rl-motion train`, on a cluster that this script starts and looks into: the embedded model,
+A command as users type it, `rl-motion train`, with a Ray of its own that this script looks into: the embedded model,
 two prompts of two motions an iteration, MLflow and commits as always. The driver's resident memory is read after every
 iteration; so are the bytes in Ray's object store. Flat: what the driver holds after the last iterations is at most 5 %
 above what it held after the twentieth. Bounded: the store never holds 5 % more in the second half than in the first.
@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 from goals import Goal
-from ray_part import Measured, Say, local_ray, resident_mb, run_part
+from ray_part import Measured, Say, resident_mb, run_part
 
 from rl_motion.config import RunFault
 
@@ -42,12 +42,9 @@ _SETS = (
 
 def measure(quick: bool, say: Say) -> Measured:
     """A run's driver and store, iteration by iteration."""
-    import ray
-
     iterations, warm = (6, 2) if quick else (ITERATIONS, WARM)
-    with local_ray(), tempfile.TemporaryDirectory() as folder:
-        address = ray.get_runtime_context().gcs_address
-        samples = watched(Path(folder), address, iterations, say)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = watched(Path(folder), iterations, say)
     some = max(warm // 4, 1)  # a single sample may fall on a commit that is being written
     before = statistics.median(mb for number, mb, _ in samples if warm <= number < warm + some)
     after = statistics.median(mb for number, mb, _ in samples if number > iterations - some)
@@ -68,7 +65,7 @@ def measure(quick: bool, say: Say) -> Measured:
     return goals, {"iterations": numbers, "driver_mb": resident, "store_bytes": held}
 
 
-def watched(folder: Path, address: str, iterations: int, say: Say) -> list[tuple[int, float, float]]:
+def watched(folder: Path, iterations: int, say: Say) -> list[tuple[int, float, float]]:
     """Run the command; (iteration, MB of the driver, bytes in the store) of every iteration that was seen.
 
     Raises:
@@ -78,12 +75,13 @@ def watched(folder: Path, address: str, iterations: int, say: Say) -> list[tuple
     with (folder / "said").open("wb") as said:
         command = subprocess.Popen(
             [sys.executable, "-m", "rl_motion.cli", "train", "demo", "--out", str(folder), *sets],
-            env=os.environ | {"RAY_ADDRESS": address},
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     samples: list[tuple[int, float, float]] = []
+    address = ""
     rows, deadline = folder / "demo" / "metrics.jsonl", time.monotonic() + PATIENCE_S
     try:
         while not samples or samples[-1][0] < iterations:
@@ -93,11 +91,32 @@ def watched(folder: Path, address: str, iterations: int, say: Say) -> list[tuple
             done = rows.read_bytes().count(b"\n") if rows.is_file() else 0
             if done and (not samples or done > samples[-1][0]):
                 say(f"iteration {done} of {iterations}")
+                address = address or cluster_of(command.pid)
                 samples.append((done, resident_mb(command.pid), store_bytes(address)))
             time.sleep(0.02)
     finally:
         _end(command)
     return samples
+
+
+def cluster_of(pid: int) -> str:
+    """Address of the Ray that this process has started.
+
+    Raises:
+        RunFault: it has started none.
+    """
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            parent = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # ended meanwhile
+            continue
+        found = [word.partition("=")[2] for word in words if word.startswith("--gcs-address=")]
+        if int(parent) == pid and found:
+            return found[0]
+    raise RunFault(f"got process {pid}, which has started no Ray")
 
 
 def store_bytes(address: str) -> float:

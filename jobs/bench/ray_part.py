@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ def run_part(name: str, out: Path, quick: bool, measure: Callable[[bool, Say], M
     # Else Ray's workers yield to everything else on the machine (niceness 15), and the process they are compared with
     # does not: on a busy machine that would be measured.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A shell's background jobs ignore Ctrl-C, and so would the commands that parts start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(stderr=True)
     started, where = time.monotonic(), machine()
     with console.status(name) as shown:

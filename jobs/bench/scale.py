@@ -41,7 +41,7 @@ GPU_WORK = Work(1.0, 0.05, 0.4, spread=0.1)
 (`ray_overhead.py` measures them), and how much rollouts differ where lengths do."""
 TRAJECTORY_BYTES = 32 * 10 * 196 * 263 * 4
 """A unit of 32 motions at full length: ten latents and the sample."""
-ADAPTER_BYTES = 1.4e6
+ADAPTER_BYTES = 0.8e6
 """MDM's at rank 4, as a unit's gradient has it."""
 BYTES_S = 1e9
 """Between nodes, on a 10 Gbit/s network: what trajectories and gradients take there. Not measured here."""
