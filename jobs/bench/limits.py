@@ -75,7 +75,7 @@ def copy_rate(seconds: float = 1.0) -> float:
 
 
 def operations(call: Callable[[], object]) -> int:
-    """Operations of matrix products and convolutions within a call, those of attention's one kernel on CPUs included."""
+    """Operations of matrix products and convolutions within a call, attention's one kernel on CPUs included."""
     aten: Any = torch.ops.aten
     fused = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -122,6 +122,10 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def measure(quick: bool, say: Say) -> Measured:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from rl_motion.config import AdapterConfig, UserError
+from rl_motion.config import AdapterConfig, RunFault, UserError
 from rl_motion.models.mdm import MDM, MDMConfig
 from tests.unit.test_jobs import application, load
 
@@ -333,3 +333,31 @@ def test_the_stages_of_a_model_are_measured(root, tmp_path):
     assert full["rollout"] == steps * full["forward"]
     # Forward once more and at most as much again backward, twice, and a reference: between 2 and 6 forwards a step.
     assert 2 * (steps - 1) * full["forward"] < full["learner"] < 6 * (steps - 1) * full["forward"]
+
+
+# Memory.
+
+
+@pytest.fixture(scope="module")
+def memory(root):
+    return load(root, "bench/memory")
+
+
+def test_the_high_water_mark_keeps_what_was_there_for_a_moment(memory):
+    before = memory.high_water_mb()
+    held = torch.ones(int(before + 60) * 2**20 // 4)  # larger than any peak so far
+    del held
+    assert memory.high_water_mb() > before + 50
+
+
+def test_a_stage_that_fails_in_its_process_is_said(memory, monkeypatch):
+    monkeypatch.setattr(memory.sys, "executable", "/bin/false")
+    with pytest.raises(RunFault, match="exit code 1 of rollout of mdm"):
+        memory.measured("rollout", "mdm", memory.Path("nowhere"))
+
+
+def test_shortened_units_keep_their_prompts(memory, cases):
+    unit = cases.Case("mdm", "real").unit
+    short = memory.shortened(unit, 64)
+    assert {prompt.length for prompt in short.prompts} == {64}
+    assert [prompt.id for prompt in short.prompts] == [prompt.id for prompt in unit.prompts]
