@@ -12,6 +12,7 @@ others. What is measured and how: docs/benchmarks.md.
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -59,19 +60,19 @@ NAMES = tuple(step.name for step in STEPS)
 
 
 def commit() -> str | None:
-    """The commit that is checked out, with a `+` where tracked files differ from it; None outside a clone."""
+    """The commit that is checked out, with `+` and a hash of what tracked files differ in; None outside a clone."""
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=HERE, check=False).returncode != 0
+        changes = subprocess.run(["git", "diff", "HEAD"], cwd=HERE, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip() + ("+" if changed else "")
+    return found.stdout.strip() + (f"+{hashlib.sha256(changes).hexdigest()[:12]}" if changes else "")
 
 
 def up_to_date(path: Path, now: str | None, quick: bool) -> bool:
-    """Whether a part was measured with this code, at this size, here; what differs from its commit never is."""
+    """Whether a part was measured with this code, at this size, here."""
     stamp = path.with_suffix(".commit")
-    if now is None or now.endswith("+") or not (path.is_file() and stamp.is_file()):
+    if now is None or not (path.is_file() and stamp.is_file()):
         return False
     part, here = read_part(path), machine()
     same = all(part.machine.get(name) == here[name] for name in _SAME)
