@@ -113,7 +113,8 @@ def iterate(
     after = loop.train(longer(job, state.snapshot.version + iterations), pool, backend, state, record)
     seconds = [later - earlier for earlier, later in pairwise(ends)]
     inner = seconds[1 + lag : len(seconds) - lag] if lag else seconds
-    return loop.State(after.snapshot, after.ledger, [behaviours[-2]]), inner, rows
+    # Without the ledger, which holds prompts of the next iterations: the next stretch may have others.
+    return loop.State(after.snapshot, older=[behaviours[-2]]), inner, rows
 
 
 def resident_mb(pid: int) -> float:

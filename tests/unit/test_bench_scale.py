@@ -60,7 +60,8 @@ def test_a_stretch_leaves_out_its_ends_one_step_off():
     # It goes on one step off, and synchronously.
     state, _, rows = ray_part.iterate(job, pool, backend, state, 4)
     assert [row["policy/staleness"] for row in rows] == [1, 1, 1, 1]
-    _, seconds, rows = ray_part.iterate(ray_part.synchronous(job), pool, backend, state, 2)
+    other = ray_light.pool(job, 0.001, 0, 0)  # with other prompts, none of which was drawn ahead
+    _, seconds, rows = ray_part.iterate(ray_part.synchronous(job), other, backend, state, 2)
     assert ([row["policy/staleness"] for row in rows], len(seconds)) == ([0, 0], 2)
 
 
