@@ -17,6 +17,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -63,13 +64,20 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _FromData(TorchFunctionMode):
-    """For `meta` torch reads no data: neither that of torch.tensor nor places to look up that are lists."""
+    """For `meta` torch reads no data: neither that of torch.tensor nor places to look up that are lists.
+
+    And for want of a kernel it would take attention apart, which rounds otherwise than the CPU's own does.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func is functional.scaled_dot_product_attention and isinstance(args[0], AwayTensor):
+            query, key, value, seen, dropped = args
+            mask = None if seen is None else torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
+            return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropped, attn_mask=mask)[0]
         if func in (Tensor.__getitem__, Tensor.__setitem__):
             places = args[1] if isinstance(args[1], tuple) else (args[1],)
             listed = tuple(torch.tensor(place) if isinstance(place, list | tuple) else place for place in places)
