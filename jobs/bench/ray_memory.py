@@ -5,8 +5,8 @@
 A command as users type it, `rl-motion train`, with a Ray of its own that this script looks into: the embedded model,
 two prompts of two motions an iteration, MLflow and commits as always. The driver's resident memory is read after every
 iteration; so are the bytes of shared memory that Ray's object store has ever filled. Flat: what the driver holds after
-the last iterations is at most 5 % above what it held after the twentieth. Bounded: the store has filled at most 5 % more
-by the end than after half of the iterations.
+the last iterations is at most 5 % above what it held after the twentieth. Bounded: the store has filled at most 5 %
+more by the end than after half of the iterations.
 """
 
 from __future__ import annotations

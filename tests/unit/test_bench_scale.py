@@ -1,6 +1,9 @@
 """The parts of the benchmark that run on Ray, as far as they can be tried without it; quick runs are in integration."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 
@@ -169,11 +172,34 @@ def test_a_row_counts_once_it_is_whole(tmp_path):
 
 
 def test_memory_of_this_process_is_read():
-    import os
-
     import ray_part
 
     before = ray_part.resident_mb(os.getpid())
     held = torch.ones(20_000_000)
     assert ray_part.resident_mb(os.getpid()) - before == pytest.approx(80, abs=8)
     del held
+
+
+def test_the_store_of_a_command_is_found_and_read(tmp_path):
+    import ray_memory
+
+    from rl_motion.config import RunFault
+
+    with pytest.raises(RunFault, match="has started no Ray"):
+        ray_memory.raylet_of(1)
+    program = tmp_path / "raylet"
+    shutil.copy(shutil.which("sleep"), program)
+    with subprocess.Popen([program, "60"]) as child:
+        try:
+            assert ray_memory.raylet_of(os.getpid()) == child.pid
+        finally:
+            child.kill()
+    before = ray_memory.store_bytes(os.getpid())
+    with (tmp_path / "plasmaAb12Cd").open("wb") as store:
+        store.truncate(10_000_000)  # room alone is nothing filled
+        assert ray_memory.store_bytes(os.getpid()) - before < 100_000
+        store.write(b"x" * 2_000_000)
+        store.flush()
+        os.fsync(store.fileno())
+        (tmp_path / "plasmaAb12Cd").unlink()
+        assert ray_memory.store_bytes(os.getpid()) - before == pytest.approx(2e6, rel=0.05)
