@@ -106,8 +106,10 @@ def chosen(only: Sequence[str]) -> list[Step]:
     return [step for step in STEPS if not only or step.name in only]
 
 
-def join(out: Path, now: str | None) -> list[Part]:
+def join(out: Path) -> list[Part]:
     """Write bench.json, table and plots of the parts that are there; returns them.
+
+    Its commit is the one that all of them were measured with; none where they differ.
 
     Raises:
         UserError: there are none.
@@ -116,7 +118,9 @@ def join(out: Path, now: str | None) -> list[Part]:
     parts = [read_part(path) for path in paths if path.is_file()]
     if not parts:
         raise UserError(f"got no part in {out / 'parts'}; want at least one; run the benchmark first")
-    content = write_bench(out / "bench.json", parts, now)
+    stamps = [stamp_of(out, part.name) for part in parts]
+    commits = {stamp.read_text(encoding="utf-8") if stamp.is_file() else "" for stamp in stamps}
+    content = write_bench(out / "bench.json", parts, next(iter(commits)) or None if len(commits) == 1 else None)
     write_atomic(out / "table.md", markdown(content).encode())
     plots(content, out)
     return parts
@@ -144,7 +148,7 @@ def main(
             if (failure := run_step(step, out, quick, now)) is not None:
                 failures.append(failure)
                 console.print(failure, style="red")
-        parts = join(out, now)
+        parts = join(out)
     except UserError as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None

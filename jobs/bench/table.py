@@ -60,8 +60,8 @@ def _where(content: Content) -> str:
     )
     loads = [one["load_1min"] for one in content.get("machines", {}).values() if "load_1min" in one]
     said += f", load {min(loads):g} to {max(loads):g} when a part began" if loads else ""
-    commit, changed, _ = (content.get("commit") or "unknown").partition("+")
-    said += f"; commit {commit[:12]}{' with changes' if changed else ''}"
+    commit, changed, _ = (content.get("commit") or "unknown or several").partition("+")
+    said += f"; commit {commit[:18]}{' with changes' if changed else ''}"
     return said + ("; **quick sizes: the figures mean nothing**" if content.get("quick") else "")
 
 

@@ -185,7 +185,7 @@ def test_the_table_has_a_row_a_goal_and_says_what_is_missed(table, content):
     assert "| `rollout/mdm` | 1.5 | ≥ 1.3 | yes | 8 motions |" in text
     assert "| `rollout/over_bare` | 1.2 | ≤ 1.15 | **no** | 8 motions |" in text
     assert "| `startup/help` | 0.4 s | ≤ 0.5 s | yes | median of 3 |" in text
-    assert "commit ffffffffffff" in text
+    assert f"commit {'f' * 18}" in text
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,11 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_measured_is_not_measure
     content = json.loads((tmp_path / "bench.json").read_text())
     assert set(content["goals"]) == {f"{name}/x" for name in bench.NAMES if name != "memory"}
     assert {"value", "goal", "met"} <= content["goals"]["mdm/x"].keys()
+    assert content["commit"] == "c" * 40
+    bench.stamp_of(tmp_path, "mdm").write_text("d" * 40)  # parts of two commits are of none
+    bench.join(tmp_path)
+    assert json.loads((tmp_path / "bench.json").read_text())["commit"] is None
+    bench.stamp_of(tmp_path, "mdm").write_text("c" * 40)
     ran.clear()
     run(app, ["--out", str(tmp_path)])
     assert ran == ["memory"]
