@@ -64,7 +64,7 @@ def measure(quick: bool, say: Say) -> Measured:
                 time.sleep(0.05)
             up_s = time.monotonic() - started
             say("what a call costs")
-            state, costs, driver_s = calibrated(job, backend, state, 2 if quick else 5)
+            state, costs = calibrated(job, backend, state, 2 if quick else 5)
             costs = replace(costs, watched_s=watched_seconds((1, 2) if quick else (16, 256, 1024)))
             runs = []
             for unit_s in (0.05,) if quick else UNIT_S:
@@ -75,32 +75,26 @@ def measure(quick: bool, say: Say) -> Measured:
         finally:
             backend.close()
     say("the model")
-    foreseen = predictions(costs, driver_s, SIZES[:2] if quick else SIZES)
-    stages = {"up_s": up_s, "workers": workers, "costs": asdict(costs), "driver_s": driver_s}
+    foreseen = predictions(costs, SIZES[:2] if quick else SIZES)
+    stages = {"up_s": up_s, "workers": workers, "costs": asdict(costs)}
     return goals(runs, workers), stages | {"runs": runs, "predictions": foreseen}
 
 
-def calibrated(job: Job, backend: Any, state: loop.State, iterations: int) -> tuple[loop.State, Costs, float]:
+def calibrated(job: Job, backend: Any, state: loop.State, iterations: int) -> tuple[loop.State, Costs]:
     """The costs of this machine, from units that take no time.
 
-    An iteration of one unit has two calls, one after the other; one of many units keeps the driver, and here the
-    workers' own cores, as busy as they get. What is left of an iteration is the update.
-
-    Returns:
-        The run afterwards; the costs; and of a call those seconds that the driver's own process computed, which is what
-        a driver pays whose workers have other cores.
+    An iteration of one unit has two calls, one after the other: what one takes. Of that the driver, which does it for
+    all workers, pays what its own process computes for a call in iterations of many units; the rest passes beside
+    the other workers' calls. What is left of an iteration is the update.
     """
     alone = job.model_copy(update={"train": job.train.model_copy(update={"prompts_per_iteration": 1})})
     state, _, one = iterate(synchronous(alone), ray_light.pool(alone, 0, 0, 0), backend, state, iterations)
     before_s = time.process_time()
     state, _, many = iterate(synchronous(job), ray_light.pool(job, 0, 0, 0), backend, state, iterations)
-    computed_s = time.process_time() - before_s
+    answer_s = (time.process_time() - before_s) / iterations / job.train.prompts_per_iteration / 2
     call_s = statistics.median(row["time/wait_s"] for row in one) / 2
-    units = job.train.prompts_per_iteration
-    answer_s = statistics.median(row["time/wait_s"] for row in many) / units / 2
     update_s = statistics.median(row["time/learner_s"] for row in many)
-    costs = Costs(answer_s=answer_s, latency_s=max(call_s - answer_s, 0.0), update_s=update_s)
-    return state, costs, computed_s / iterations / units / 2
+    return state, Costs(answer_s=answer_s, latency_s=max(call_s - answer_s, 0.0), update_s=update_s)
 
 
 def watched_seconds(sizes: Sequence[int]) -> float:
@@ -175,17 +169,17 @@ def goals(runs: Sequence[Mapping[str, Any]], workers: int) -> list[Goal]:
     return [*found, Goal("scale/model_error", worst, 0.05, at_least=False, note=f"the largest of {len(runs)} runs")]
 
 
-def predicted_costs(costs: Costs, driver_s: float) -> Costs:
-    """This machine's where workers have cores of their own, with what bytes take between nodes."""
+def predicted_costs(costs: Costs) -> Costs:
+    """This machine's, with what bytes take between nodes."""
     between = {"fetch_s": TRAJECTORY_BYTES / BYTES_S, "exchange_s": ADAPTER_BYTES / BYTES_S}
-    return replace(costs, answer_s=driver_s, step_s=costs.update_s, **between)
+    return replace(costs, step_s=costs.update_s, **between)
 
 
-def cases(costs: Costs, driver_s: float) -> list[Case]:
+def cases(costs: Costs) -> list[Case]:
     """What is predicted: as a run stands, and with one thing changed after the other."""
     best = shared_out(10_000, GPU_WORK, one_step_off=True)
     reward_per, learner_per = best.rollout / best.reward, best.rollout / best.learner
-    far = predicted_costs(costs, driver_s)
+    far = predicted_costs(costs)
     longer = Work(4 * GPU_WORK.rollout_s, 4 * GPU_WORK.reward_s, 4 * GPU_WORK.learn_s, GPU_WORK.spread, 128)
     # A unit four times as large has four times the trajectory, and one gradient.
     large = replace(far, fetch_s=4 * far.fetch_s)
@@ -198,10 +192,10 @@ def cases(costs: Costs, driver_s: float) -> list[Case]:
     ]
 
 
-def predictions(costs: Costs, driver_s: float, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def predictions(costs: Costs, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Every case at every size: throughput per GPU, what is busiest, and where the case bends."""
     found = []
-    for case in cases(costs, driver_s):
+    for case in cases(costs):
         points = []
         for size in sizes:
             outcome, pools = case.outcome(size), case.pools(size)
@@ -236,7 +230,7 @@ def main(
     """Run the part."""
     if predict:
         stages = read_part(out / "parts" / "scale.json").stages
-        found = predictions(Costs(**stages["costs"]), stages["driver_s"], SIZES)
+        found = predictions(Costs(**stages["costs"]), SIZES)
         typer.echo(json.dumps(found, indent=1))
     else:
         stages = run_part("scale", out, quick, measure).stages

@@ -90,7 +90,7 @@ def test_predictions_say_where_it_bends_and_why(tmp_path):
     from simulation import Costs
 
     costs = Costs(answer_s=1e-3, latency_s=2e-3, update_s=0.05, watched_s=1e-5)
-    found = {case["case"]: case for case in scale.predictions(costs, 1e-3, (16, 64))}
+    found = {case["case"]: case for case in scale.predictions(costs, (16, 64))}
     json.dumps(list(found.values()))
     single = found["one learner"]
     assert single["bends_at"] == 64  # one learner has four times the work, the others four times the hands
