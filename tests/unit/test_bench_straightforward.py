@@ -12,8 +12,9 @@ from rl_motion.policies import DiffusionPolicy
 from rl_motion.types import Experience
 from tests.unit.test_jobs import load
 
-CLOSE = {"embedded": 5e-6, "mdm": 5e-6, "unet": 3e-4}
-"""Relative to the largest value: diffusers' tables are of float32, texts are encoded as a padded batch. The U-Net of
+CLOSE = {"embedded": 2e-5, "mdm": 2e-5, "unet": 3e-4}
+"""Relative to the largest value: diffusers' tables are of float32, texts are encoded as a padded batch, peft adds its
+products where ours are of one matrix. The U-Net of
 random weights makes a difference of its input ten to twenty times larger."""
 KINDS = [("embedded", "full"), ("mdm", "full"), ("mdm", "real"), ("unet", "full")]
 

@@ -24,7 +24,7 @@ HELP = {
     "prompt_quality": {"--source", "--prompts", "labelled one by one", "near-duplicates"},
     "full_size": {"--out", "--model", "--tiny", "full fine-tuning", "VmHWM"},
     "bench/bench": {"--only", "--again", "--join", "--quick", "goes on where it stopped"},
-    "bench/limits": {"--out", "--quick", "memory bandwidth", "of its weights"},
+    "bench/limits": {"--out", "--quick", "reads memory", "not of its weights"},
     "bench/stages": {"--seconds", "--quick", "ratio within a round"},
     "bench/memory": {"--out", "--quick", "a process of its own"},
     "bench/scale": {"--out", "--predict", "--quick", "1024 rollout workers", "Simulated"},
