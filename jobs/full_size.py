@@ -84,7 +84,7 @@ MODELS = {
     "stablemofusion": Shape(
         "stablemofusion", "t2m_unet",
         {"base_dim": 16, "time_dim": 16, "text_dim": 32, "text_latent_dim": 16, "text_ff_size": 16,
-         "max_frames": 48},
+         "max_frames": 48, "dim_mults": [1, 1], "num_text_layers": 1},
         ScheduleConfig(betas="linear", timesteps=1000), normalisation="stablemofusion",
         parts=("adapter", "full", "step"),
     ),

@@ -109,6 +109,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(script, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_its_figures_last(script, tmp_path):
     ended = CliRunner().invoke(application(script), ["--out", str(tmp_path), "--model", "mdm", "--tiny"])
     assert ended.exit_code == 0, ended.output
