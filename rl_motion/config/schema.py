@@ -82,8 +82,8 @@ class PolicyConfig(Section):
     log_prob: Literal["mean", "sum"] = "mean"
     """Over the elements of a transition (valid frames x features)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's products, in rollout, replay and evaluation alike: bfloat16 halves their time where the processor
-    has it (AVX512-BF16, AMX, GPUs), and nothing else's. Latents, log-probs and adapters stay float32."""
+    """Of the network's products, in rollout, replay and evaluation alike: bfloat16 halves their time where the
+    processor has it (AVX512-BF16, AMX, GPUs), and nothing else's. Latents, log-probs and adapters stay float32."""
 
     @field_validator("landing", mode="before")
     @classmethod

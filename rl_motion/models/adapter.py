@@ -197,6 +197,17 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+def forget_folded(network: nn.Module) -> None:
+    """Let no layer of `network` go on with what it made of an adapter before (`rl_motion.models.lora`).
+
+    Layers see what autograd sees written. A write through `.data`, as many averages of weights make, it does not see.
+    """
+    for module in network.modules():
+        forget = getattr(module, "forget", None)
+        if callable(forget):
+            forget()
+
+
 def _attach(network: nn.Module, lora: _Lora, seed: int) -> PeftModel:
     from peft import LoraConfig, PeftModel
 

@@ -52,8 +52,12 @@ class FoldedLinear(Linear):
         folded: Tensor = _Folded.apply(x, weight_OI, base.bias, a_RI, b_OR, scaling)  # type: ignore[no-untyped-call]
         return folded
 
+    def forget(self) -> None:
+        """Fold anew at the next call, whatever was written to in between and how."""
+        self._folded_OI = None
+
     def _folded(self, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
-        """W + s B A, kept until one of the three is written to or replaced."""
+        """W + s B A, kept until one of the three is written to or replaced; `.data` hides that: see `forget`."""
         state = tuple((part.data_ptr(), part._version) for part in (weight_OI, a_RI, b_OR))
         if self._folded_OI is None or self._of != state:
             with torch.no_grad():

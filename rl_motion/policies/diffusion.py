@@ -47,7 +47,13 @@ from rl_motion.diffusion import (
     sigma_hats,
     solver_tables,
 )
-from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state, load_adapter_state
+from rl_motion.models.adapter import (
+    adapter_checksum,
+    adapter_disabled,
+    adapter_state,
+    forget_folded,
+    load_adapter_state,
+)
 from rl_motion.models.device import device_of
 from rl_motion.policies.gaussian import GaussianReplay
 from rl_motion.policies.noise import unit_noise
@@ -324,6 +330,7 @@ class DiffusionPolicy:
             condition = condition if halves == 1 else self._denoiser.both(condition)
 
         def prepared() -> Predict:
+            forget_folded(self._denoiser.network)
             with self._precision():
                 given = self._denoiser.prepare(condition, called_B, frames)
 

@@ -298,7 +298,7 @@ def test_statistics_that_cannot_be_read_are_named(tmp_path, mdm, clip, data_set,
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_what_is_interrupted_leaves_nothing(tmp_path, mdm, clip, data_set, monkeypatch, failure):
-    def fail(_folder):
+    def fail(*_given):
         raise failure
 
     monkeypatch.setattr(converting, "_load", fail)

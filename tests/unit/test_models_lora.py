@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from rl_motion.config import AdapterConfig
-from rl_motion.models.adapter import adapter_disabled, attach_lora
+from rl_motion.models.adapter import adapter_disabled, attach_lora, forget_folded
 from rl_motion.models.lora import FoldedLinear
 
 
@@ -117,6 +117,15 @@ def test_every_way_of_writing_weights_is_noticed() -> None:
     differs()
     layer.lora_B.default.weight.data = layer.lora_B.default.weight.data * 2.0
     differs()
+
+
+def test_a_write_that_autograd_does_not_see_is_noticed_at_the_next_trajectory() -> None:
+    network = ours()
+    before = network(rows())
+    network.second.lora_B.default.weight.data.view(-1)[0] += 1.0
+    assert torch.equal(network(rows()), before)
+    forget_folded(network)
+    assert not torch.equal(network(rows()), before)
 
 
 def test_the_base_is_never_written_and_stays_to_be_had() -> None:
