@@ -26,7 +26,7 @@ _USES = {
 def pretrain(
     jobs: Annotated[
         list[Path],
-        typer.Argument(metavar="JOB...", help="YAML files, such as those in jobs/real, or folders of runs."),
+        typer.Argument(metavar="JOB", help="YAML files, such as those in jobs/real, or folders of runs."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one key of every job; repeatable.")
