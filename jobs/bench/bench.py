@@ -1,6 +1,6 @@
 """The benchmark: every part in a process of its own, then bench.json, a table and plots.
 
-    make bench                                           # all of it, in bench/; at most half an hour on two cores
+    make bench                                           # all of it, in bench/; about 40 minutes on two cores
     python jobs/bench/bench.py --only mdm --only memory  # these parts anew; the others as they were measured
     python jobs/bench/bench.py --join                    # measure nothing: table and plots of the parts that are there
     python jobs/bench/bench.py --quick --out /tmp/quick  # everything small, in minutes; its figures mean nothing
