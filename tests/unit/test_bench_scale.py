@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -189,11 +190,16 @@ def test_the_store_of_a_command_is_found_and_read(tmp_path):
         ray_memory.raylet_of(1)
     program = tmp_path / "raylet"
     shutil.copy(shutil.which("sleep"), program)
-    with subprocess.Popen([program, "60"]) as child:
+    # A command of its own: other tests may have left a Ray under this process.
+    with subprocess.Popen(
+        ["sh", "-c", f"'{program}' 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        raylet = int(command.stdout.readline())
         try:
-            assert ray_memory.raylet_of(os.getpid()) == child.pid
+            assert ray_memory.raylet_of(command.pid) == raylet
         finally:
-            child.kill()
+            os.kill(raylet, signal.SIGKILL)
     before = ray_memory.store_bytes(os.getpid())
     with (tmp_path / "plasmaAb12Cd").open("wb") as store:
         store.truncate(10_000_000)  # room alone is nothing filled
