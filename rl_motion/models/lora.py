@@ -85,5 +85,6 @@ class _Folded(torch.autograd.Function):
         wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
         to_x = torch.matmul(gradient, folded_OI) if wants_x else None
         to_a = (gradient_NO @ b_OR).t() @ x_NI * ctx.scaling if wants_a else None
-        to_b = gradient_NO.t() @ (x_NI @ a_RI.t()) * ctx.scaling if wants_b else None
+        # Transposed: of g^T (x A^T) itself BLAS makes ten times as long, as its result is thin the wrong way round.
+        to_b = ((x_NI @ a_RI.t()).t() @ gradient_NO * ctx.scaling).t() if wants_b else None
         return to_x, None, None, to_a, to_b, None

@@ -17,7 +17,6 @@ import hashlib
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_motion.types import Unit
@@ -36,21 +35,14 @@ def unit_noise(unit: Unit, step: int, features: int, dtype: torch.dtype, *, canv
     prompts = unit.row_prompts
     lengths = [canvas or prompt.length for prompt in prompts]
     noise_BFD = torch.zeros(unit.batch, max(lengths), features, dtype=dtype)
+    array_BFD = noise_BFD.numpy()  # the same memory
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         sample = row % unit.samples_per_prompt
         generator = _generator(f"{unit.seed}/{unit.iteration}/{prompt.id}/{sample}/{step}")
-        noise_BFD[row, :length] = torch.from_numpy(_normal(generator, (length, features), dtype))
+        generator.standard_normal(dtype=array_BFD.dtype, out=array_BFD[row, :length])
     return noise_BFD
 
 
 def _generator(key: str) -> np.random.Generator:
     digest = hashlib.sha256(key.encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
-def _normal(
-    generator: np.random.Generator, shape: tuple[int, int], dtype: torch.dtype
-) -> NDArray[np.float32] | NDArray[np.float64]:
-    if dtype == torch.float64:
-        return generator.standard_normal(shape, dtype=np.float64)
-    return generator.standard_normal(shape, dtype=np.float32)
