@@ -47,9 +47,9 @@ class Step:
 STEPS = (
     Step("limits", "limits.py", 30),
     Step("embedded", "stages.py", 110, ("embedded", "--seconds", "80")),
-    Step("mdm", "stages.py", 480, ("mdm", "--seconds", "420")),
+    Step("mdm", "stages.py", 450, ("mdm", "--seconds", "300")),
     Step("unet", "stages.py", 190, ("unet", "--seconds", "150")),
-    Step("memory", "memory.py", 150),
+    Step("memory", "memory.py", 180),
     Step("ray_overhead", "ray_overhead.py", 200),
     Step("ray_sync", "ray_sync.py", 40),
     Step("ray_memory", "ray_memory.py", 120),

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from cases import STEPS as ALL_STEPS
 from cases import Case, make_models
 from goals import Goal
 from ray_part import Measured, Say, run_part
@@ -49,14 +50,15 @@ def shortened(unit: Unit, frames: int) -> Unit:
 
 def run_stage(stage: str, kind: str, steps: int | None, models: Path) -> dict[str, float]:
     """Load, then do a stage once, in this process; `steps`: of the job, where replay has its memory bounded."""
-    from stages import advantages, experience, whole_job
+    from arms import advantages, experience, whole_job
     from straightforward import PaddedText, Straightforward, library_adapter
 
     from rl_motion.models.zoo import load_denoiser
     from rl_motion.runtime.build import build_training
 
     case = Case(kind)  # type: ignore[arg-type]
-    job, unit = whole_job(case, models), case.unit
+    # A second pass takes no more memory, nor does a further transition where one is learned from at a time.
+    job, unit = whole_job(case, models, 2 if stage == "straightforward learner" else ALL_STEPS, epochs=1), case.unit
     if steps is not None:
         unit = shortened(unit, FRAMES)
         bounded = {"replay_rows": 2 * unit.batch} if bounds_replay() else {}
@@ -152,7 +154,7 @@ def one(
     steps: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Do one stage in this process and print what it took."""
-    torch.set_num_threads(1)  # of two threads each would have its buffers, and on a busy machine they wait
+    torch.set_num_threads(2)
     sys.stdout.write(json.dumps(run_stage(stage, kind, steps, models)) + "\n")
 
 

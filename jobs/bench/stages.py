@@ -4,209 +4,52 @@
 
 Every figure is a ratio within a round (timing.py). A learner's step here is two passes over one unit, of DDPO with a KL
 (weight 0.1, as the jobs at the papers' settings have it): forward and backward of every transition in both, and of the
-model without adapter once in ours, once a pass in the straightforward loop.
+model without adapter once in ours, once a pass in the straightforward loop. It is measured over three transitions, of
+four steps: an update takes as long for each, and there is time for more rounds.
 
 Prompts of real lengths come to 196 frames at most in every unit here, so the straightforward loop, which pads, works on
 the shapes of full length: its time there stands for both.
 
-Legend: B rows, F frames, D features; K network calls, S transitions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import torch
 import typer
+from arms import EPOCHS, LEARNED_STEPS, Calls, Ours, Plain, floor_operations, tiny, whole_job
 from cases import Case, Kind, Lengths, knows_precision, make_models
 from goals import Goal
-from limits import best_rate, forward_operations, learning_operations
+from limits import best_rate
 from ray_part import Measured, Say, run_part
 from safetensors import torch as safetensors
-from straightforward import PaddedText, Samples, Straightforward, library_adapter
 from timing import Times, interleaved, ratio, spread
-from torch import Tensor
 
-from rl_motion.config import Job
-from rl_motion.models.adapter import adapter_checksum, adapter_disabled, adapter_state
-from rl_motion.models.zoo import load_denoiser
-from rl_motion.protocols import MotionPolicy
-from rl_motion.runtime.build import Workshop, build_decoder, build_rewards, build_training, measure_sentinels
+from rl_motion.models.adapter import adapter_checksum, adapter_state
+from rl_motion.runtime.build import Workshop, build_decoder, build_rewards, measure_sentinels
 from rl_motion.runtime.local import LocalBackend
 from rl_motion.runtime.workers import Behaviour, verified
 from rl_motion.tracking.files import write_atomic
-from rl_motion.types import Experience, Prompt, Trajectory, Unit
+from rl_motion.types import Unit
 
 KINDS: tuple[str, ...] = get_args(Kind)
 THREADS = 2
-EPOCHS = 2
-_KL_WEIGHT = 0.1
-_LEARNING_RATE = 1e-6
-"""So small that the hundredth repetition learns from much the same ratios as the first."""
+_PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm"}
 _LEAST = {"rollout": 1.3, "rollout fast": 2.0, "learner": 2.0}
 _MOST = {"rollout over bare": 1.15, "learner over floor": 1.25, "straightforward over bare": 1.05}
 
 
-class Ours:
-    """The project's own policy and learner on a case, made as its workers make them."""
-
-    def __init__(self, case: Case, models: Path) -> None:
-        """Load the model; the first step of the learner, which audits, is taken on a unit of a few frames."""
-        self.job = whole_job(case, models)
-        self.unit = case.unit
-        training = build_training(self.job)
-        self.policy: MotionPolicy = training.policy
-        self.learner: Any = training.learner
-        few = tiny(self.unit)
-        self.learner.step([experience(self.policy.rollout(few))])
-        self.trajectory = self.policy.rollout(self.unit)
-
-    def rollout(self) -> Trajectory:
-        """Sample the unit."""
-        return self.policy.rollout(self.unit)
-
-    def learn(self) -> None:
-        """One update: so many passes over the unit."""
-        self.learner.step([experience(self.trajectory)])
-
-
-class Plain:
-    """The straightforward loop on a case."""
-
-    def __init__(self, case: Case, models: Path, *, stacked: bool = False) -> None:
-        """Load the model, with the library's own adapter layers."""
-        self.job = whole_job(case, models)
-        self.unit = case.unit
-        self.denoiser = load_denoiser(self.job.model.name)
-        library_adapter(self.denoiser.network, self.job.adapter)
-        self.loop = Straightforward(self.denoiser, PaddedText(self.job.model.name), self.job, stacked)
-        self.network_s: dict[str, list[float]] = {"rollout": [], "learner": []}
-        self.samples: Samples = self.loop.sample(self.unit)
-        self.calls = Calls(self.denoiser, self.samples, self.job.policy.steps, stacked=stacked)
-
-    def rollout(self) -> Samples:
-        """Sample the unit."""
-        before = self.loop.network_s
-        samples = self.loop.sample(self.unit)
-        self.network_s["rollout"].append(self.loop.network_s - before)
-        return samples
-
-    def learn(self) -> None:
-        """One update: so many passes over the unit."""
-        before = self.loop.network_s
-        for _ in range(EPOCHS):
-            self.loop.update(self.samples, advantages(self.unit))
-        self.network_s["learner"].append(self.loop.network_s - before)
-
-
-@dataclass
-class Calls:
-    """The network's calls of a rollout or an update and nothing else: inputs are there, nobody reads what comes out.
-
-    stacked: both halves of guidance as one call of 2B rows, as ours has them; else two calls of B rows.
-    """
-
-    denoiser: Any
-    samples: Samples
-    steps: int
-    stacked: bool
-
-    def rollout(self) -> None:
-        """K calls with guidance, the last without adapter."""
-        with torch.no_grad():
-            for k in range(self.steps):
-                with adapter_disabled(self.denoiser.network) if k == self.steps - 1 else nullcontext():
-                    self.forward()
-
-    def learner(self) -> None:
-        """S times forward, the gradient of the adapter, and forward without adapter: one pass."""
-        for _ in range(self.steps - 1):
-            self.learn()
-            with torch.no_grad(), adapter_disabled(self.denoiser.network):
-                self.forward()
-
-    def learn(self) -> None:
-        """Forward, and the gradient of the adapter."""
-        torch.autograd.grad(self.forward(), self._parameters, grad_outputs=self._ones, allow_unused=True)
-
-    def forward(self) -> Tensor:
-        """One step's calls, guided."""
-        halves = [self.denoiser.network(*given) for given in self._given]
-        conditional, unconditional = halves[0].chunk(2) if self.stacked else halves
-        guided: Tensor = unconditional + 2.5 * (conditional - unconditional)
-        return guided
-
-    @cached_property
-    def _given(self) -> list[tuple[Any, ...]]:
-        x_BFD, rows = self.samples.latents_BTFD[:, 0].contiguous(), self.samples.unit.batch
-        t_B = torch.full((rows,), self.denoiser.schedule.timesteps // 2)
-        length_B = torch.tensor([prompt.length for prompt in self.samples.unit.row_prompts])
-        condition, null = self.samples.condition, self.denoiser.null_condition(rows)
-        if not self.stacked:
-            return [(x_BFD, t_B, condition, length_B), (x_BFD, t_B, null, length_B)]
-        return [(x_BFD.repeat(2, 1, 1), t_B.repeat(2), self.denoiser.both(condition), length_B.repeat(2))]
-
-    @cached_property
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.denoiser.network.parameters() if parameter.requires_grad]
-
-    @cached_property
-    def _ones(self) -> Tensor:
-        return torch.ones_like(self.samples.latents_BTFD[:, 0])
-
-
-def whole_job(case: Case, models: Path) -> Job:
-    """The case's job with the algorithm that is measured."""
-    algorithm = {"inner_epochs": EPOCHS, "kl_weight": _KL_WEIGHT}
-    return case.job(models, algorithm, {"learning_rate": _LEARNING_RATE})
-
-
-def tiny(unit: Unit) -> Unit:
-    """A unit of one prompt and a few frames, for what has to be done once."""
-    prompt = Prompt("bench-tiny", unit.prompts[0].text, 8)
-    return Unit(unit.seed, unit.iteration, 0, (prompt,), 2)
-
-
-def advantages(unit: Unit) -> Tensor:
-    """As a group's are: different ones, that add up to zero."""
-    return torch.linspace(-1.0, 1.0, unit.batch)
-
-
-def experience(trajectory: Trajectory) -> Experience:
-    """What the learner reads."""
-    advantage_B = advantages(trajectory.unit)
-    return Experience(trajectory, advantage_B, advantage_B)
-
-
-def floor_operations(case: Case, models: Path) -> dict[str, int]:
-    """Operations of a rollout and of a learner's step, where motion is as long as it is: padding needs none.
-
-    Of a model that sees its canvas, the canvas is the motion.
-    """
-    denoiser = load_denoiser(case.job(models).model.name)
-    job = whole_job(case, models)
-    library_adapter(denoiser.network, job.adapter)
-    parameters = [parameter for parameter in denoiser.network.parameters() if parameter.requires_grad]
-    forward = learn = 0
-    for length in [denoiser.canvas] if denoiser.canvas else sorted({prompt.length for prompt in case.unit.prompts}):
-        same = sum(prompt.length == length or bool(denoiser.canvas) for prompt in case.unit.row_prompts)
-        x_1FD, t_1 = torch.zeros(1, length, denoiser.features), torch.zeros(1, dtype=torch.int64)
-        for condition in (denoiser.encode_text([case.unit.prompts[0].text]), denoiser.null_condition(1)):
-
-            def call(condition: Any = condition, x: Tensor = x_1FD, t: Tensor = t_1, length: int = length) -> Tensor:
-                output: Tensor = denoiser.network(x, t, condition, torch.tensor([length]))
-                return output
-
-            with adapter_disabled(denoiser.network):
-                forward += same * forward_operations(call)
-            learn += same * learning_operations(call, parameters)
-    steps = job.policy.steps
-    return {"forward": forward, "rollout": steps * forward, "learner": (steps - 1) * (EPOCHS * learn + forward)}
+def products(events: Sequence[Any], best: float) -> str:
+    """What a profile's matrix products reach of the best rate."""
+    done, took = sum(event.flops for event in events), sum(event.self_cpu_time_total for event in events) / 1e6
+    return (
+        f"matrix products: {done / 1e9:.0f} GFLOP in {took:.2f} s, {done / max(took, 1e-9) / 1e9:.0f} GFLOP/s; the "
+        f"best product beside it {best / 1e9:.0f} GFLOP/s"
+    )
 
 
 class Measurement:
@@ -242,9 +85,12 @@ class Measurement:
         network: Any = ours["full_fp32"].policy
         bare = Calls(network._denoiser, plain.samples, plain.job.policy.steps, stacked=True)
         bare.forward()
-        self._rollouts(ours, plain, stacked, bare, 0.3 * seconds)
-        self._learners(ours, plain, 0.55 * seconds)
-        self._others(ours["full_fp32"], plain, 0.1 * seconds)
+        self._rollouts(ours, plain, stacked, bare, 0.35 * seconds)
+        self._others(ours["full_fp32"], plain, 0.05 * seconds)
+        self.tell("loading")
+        ours = {name: Ours(case, self.models, LEARNED_STEPS) for name, case in self.variants.items()}
+        self._learners(ours, Plain(self.full, self.models, LEARNED_STEPS), 0.5 * seconds)
+        self._iteration(Ours(self.full, self.models), 0.1 * seconds)
 
     def _rollouts(self, ours: dict[str, Ours], plain: Plain, stacked: Plain, bare: Calls, seconds: float) -> None:
         arms: dict[str, Callable[[], object]] = {name: one.rollout for name, one in ours.items()}
@@ -323,7 +169,7 @@ class Measurement:
             "text of one batch": lambda: plain.loop.text([prompt.text for prompt in unit.row_prompts]),
         }
         with torch.no_grad():
-            times = interleaved(arms, seconds=0.3 * seconds, least=2, tell=self.tell)
+            times = interleaved(arms, seconds=seconds, least=2, tell=self.tell)
         self.stages["others"] = {"seconds": {name: spread(times[name]).json for name in arms}}
         network: Any = plain.denoiser.network
         tensors = sum(tensor.nbytes for tensor in adapter_state(network).values())
@@ -331,7 +177,6 @@ class Measurement:
         self.stages["others"]["bytes"] = {"sent": len(behaviours[0].adapter), "adapter": tensors, "network": whole}
         note = f"bytes sent over those of the adapter's {tensors} B; the network has {whole} B"
         self.goals.append(Goal(f"sync/{self.kind}_bytes", len(behaviours[0].adapter) / tensors, 1.25, False, "x", note))
-        self._iteration(ours, 0.7 * seconds)
 
     def _iteration(self, ours: Ours, seconds: float) -> None:
         """The local backend's whole iteration, beside the sum of its stages and the straightforward loop's."""
@@ -346,7 +191,8 @@ class Measurement:
         took = interleaved({"iteration": iterate}, seconds=seconds, least=1, most=5, tell=self.tell)["iteration"]
         stage = {name: self.stages[name]["seconds"] for name in ("rollout", "learner", "others")}
         reward = stage["others"]["reward"]["median"]
-        parts = {name: stage["rollout"][name]["median"] + stage["learner"][name]["median"] + reward
+        longer = (ours.job.policy.steps - 1) / (whole_job(self.full, self.models, LEARNED_STEPS).policy.steps - 1)
+        parts = {name: stage["rollout"][name]["median"] + longer * stage["learner"][name]["median"] + reward
                  for name in ("full_fp32", "straightforward")}  # fmt: skip
         iteration = spread(took)
         self.stages["iteration"] = {
@@ -381,10 +227,15 @@ class Measurement:
         if all(goal.met for goal in self.goals if goal.name.startswith(f"{stage}/{self.kind}_")):
             return
         self.tell(f"profile of {stage}")
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        before = best_rate("float32", 0.1)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profiler:
             call()
-        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
-        self.profiles[f"{self.kind}-{stage}"] = table
+        best = max(before, best_rate("float32", 0.1))
+        found = profiler.key_averages()
+        self.profiles[f"{self.kind}-{stage}"] = "\n".join([
+            products([event for event in found if event.key in _PRODUCTS], best),
+            found.table(sort_by="self_cpu_time_total", row_limit=25),
+        ])  # fmt: skip
 
 
 def main(

@@ -9,6 +9,7 @@ Legend: N motions, F frames, D features.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -48,6 +49,7 @@ def _split_action(claims: list[Claim]) -> dict[Claim, str]:
     """A fifth of an action's combinations to test, a tenth to val, while train keeps every pair of values."""
     order = sorted(claims, key=lambda c: digest("split", c.key))
     sides = sorted({c.side for c in claims}, key=lambda s: digest("side", claims[0].action, s))
+    pairs = {claim: _pairs(claim) for claim in claims}
     out = dict.fromkeys(claims, "train")
     turns = 0
     for part, number in (("test", max(round(len(claims) / 5), 1)), ("val", round(len(claims) / 10))):
@@ -55,14 +57,11 @@ def _split_action(claims: list[Claim]) -> dict[Claim, str]:
             # Sides take turns, so that left and right are tested alike.
             ranked = sorted(order, key=lambda c: c.side != sides[turns % len(sides)])
             free = [c for c in ranked if out[c] == "train"]
-            for claim in [c for c in free if _composable(c, free)][:1]:
+            kept = Counter(pair for c in free for pair in pairs[c])
+            for claim in [c for c in free if all(kept[pair] > 1 for pair in pairs[c])][:1]:
                 out[claim] = part
             turns += 1
     return out
-
-
-def _composable(claim: Claim, train: list[Claim]) -> bool:
-    return _pairs(claim) <= set().union(*(_pairs(c) for c in train if c != claim))
 
 
 @cache

@@ -153,6 +153,16 @@ def refuse_not_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """A network's last layer, left out of autocast: its rounding would go into every log-prob as it is."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        output: Tensor = layer(x)
+        return output
+    with torch.autocast(x.device.type, enabled=False):
+        output = layer(x.float())
+    return output
+
+
 class PositionalEncoding(nn.Module):
     """Adds sinusoidal positions to a sequence, then dropout.
 

@@ -27,6 +27,7 @@ from rl_motion.models.layers import (
     Packed,
     PositionalEncoding,
     TimestepEmbedder,
+    in_float32,
     valid_mask,
 )
 from rl_motion.models.t2m_unet import TextTokens
@@ -170,7 +171,7 @@ class MDM(nn.Module):
             hidden_NC = self.seqTransEncoder(sequence_NC, given.packed)
         else:
             hidden_NC = self.seqTransDecoder(sequence_NC, memory_BMC, given.packed, given.text_valid_BM)
-        output_BLD = given.packed.unpack(self.output_process(hidden_NC))
+        output_BLD = given.packed.unpack(in_float32(self.output_process, hidden_NC))
         return output_BLD[:, self.config.prefix_tokens :]
 
     def prepare(self, text: Tensor | TextTokens | None, length_B: Tensor, frames: int) -> Given:

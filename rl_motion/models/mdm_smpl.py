@@ -31,6 +31,7 @@ from rl_motion.models.layers import (
     PreNormEncoderLayer,
     TimestepEmbedder,
     check_statistics,
+    in_float32,
     valid_mask,
 )
 from rl_motion.models.mdm import TextConditioner
@@ -135,7 +136,7 @@ class MDMSMPL(nn.Module):
         frames_BFC = self.skel_embedding(x_BFD.contiguous())
         sequence_BLC = torch.cat([self.timestep_encoder(t_B).unsqueeze(1), given.tokens_BPC, frames_BFC], dim=1)
         hidden_NC = self.seqTransEncoder(given.packed.pack(self.sequence_pos_encoding(sequence_BLC)), given.packed)
-        output_BLD = given.packed.unpack(self.to_skel_layer(hidden_NC))
+        output_BLD = given.packed.unpack(in_float32(self.to_skel_layer, hidden_NC))
         return output_BLD[:, -x_BFD.shape[1] :]
 
     def prepare(self, text: TextTokens, length_B: Tensor, frames: int) -> Given:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -288,10 +289,23 @@ class _Reading(NamedTuple):
 
 
 def _read_by(path: Path, texts: Sequence[str]) -> _Reading:
+    config = _config(path)
+    limit, tokens, unknown = _tokens(text_encoder_of(path, config), tuple(dict.fromkeys(texts)))
+    return _Reading(
+        limit,
+        {text: count for text, count in tokens.items() if count > limit and config.text_cut is None},
+        unknown,
+    )
+
+
+@lru_cache(maxsize=8)
+def _tokens(encoder: Path, texts: tuple[str, ...]) -> tuple[int, dict[str, int], set[str]]:
+    """What an encoder reads at most, how many tokens these texts have, and those of which it knows no word.
+
+    Kept, as model and rewards often share an encoder, and as a job is checked before its pool is built again.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
-    config = _config(path)
-    encoder = text_encoder_of(path, config)
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(encoder, **local)
@@ -299,14 +313,10 @@ def _read_by(path: Path, texts: Sequence[str]) -> _Reading:
         limit = int(min(tokenizer.model_max_length, whole.get_text_config().max_position_embeddings))
     except Exception as error:  # tokenizers raises nothing narrower
         raise broken(encoder, error) from error
-    unique = list(dict.fromkeys(texts))
-    found = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True))
+    found = dict(zip(texts, tokenizer(list(texts), verbose=False)["input_ids"], strict=True))
     known = _known(tokenizer, {token for ids in found.values() for token in ids})
-    return _Reading(
-        limit,
-        {text: len(ids) for text, ids in found.items() if len(ids) > limit and config.text_cut is None},
-        {text for text, ids in found.items() if known.isdisjoint(ids)},
-    )
+    counts = {text: len(ids) for text, ids in found.items()}
+    return limit, counts, {text for text, ids in found.items() if known.isdisjoint(ids)}
 
 
 def _known(tokenizer: Any, tokens: Collection[int]) -> set[int]:
