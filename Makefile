@@ -37,7 +37,7 @@ check: $(STAMP) ## lint, formatting, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(STAMP) ## measure speed and memory against the goals, about 40 minutes on two cores (docs/benchmarks.md)
+bench: $(STAMP) ## measure speed and memory against the goals, half an hour on two idle cores (docs/benchmarks.md)
 	@$(BIN)/python jobs/bench/bench.py
 
 docs: $(STAMP) ## check the documents: links resolve, commands in the README exist

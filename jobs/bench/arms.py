@@ -25,7 +25,7 @@ from rl_motion.runtime.build import build_training
 from rl_motion.types import Experience, Prompt, Trajectory, Unit
 
 EPOCHS = 2
-LEARNED_STEPS = 4
+LEARNED_STEPS = 3
 """Of the job whose update is measured."""
 _KL_WEIGHT = 0.1
 _LEARNING_RATE = 1e-6

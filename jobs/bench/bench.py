@@ -1,6 +1,6 @@
 """The benchmark: every part in a process of its own, then bench.json, a table and plots.
 
-    make bench                                           # all of it, in bench/; about 40 minutes on two cores
+    make bench                                           # all of it, in bench/; half an hour on two idle cores
     python jobs/bench/bench.py --only mdm --only memory  # these parts anew; the others as they were measured
     python jobs/bench/bench.py --join                    # measure nothing: table and plots of the parts that are there
     python jobs/bench/bench.py --quick --out /tmp/quick  # everything small, in minutes; its figures mean nothing
@@ -46,15 +46,15 @@ class Step:
 
 STEPS = (
     Step("limits", "limits.py", 30),
-    Step("embedded", "stages.py", 110, ("embedded", "--seconds", "80")),
-    Step("mdm", "stages.py", 450, ("mdm", "--seconds", "300")),
-    Step("unet", "stages.py", 190, ("unet", "--seconds", "150")),
-    Step("memory", "memory.py", 180),
-    Step("ray_overhead", "ray_overhead.py", 200),
+    Step("embedded", "stages.py", 105, ("embedded", "--seconds", "80")),
+    Step("mdm", "stages.py", 560, ("mdm", "--seconds", "400")),
+    Step("unet", "stages.py", 240, ("unet", "--seconds", "150")),
+    Step("memory", "memory.py", 210),
+    Step("ray_overhead", "ray_overhead.py", 320),
     Step("ray_sync", "ray_sync.py", 40),
-    Step("ray_memory", "ray_memory.py", 120),
-    Step("scale", "scale.py", 180),
-    Step("startup", "startup.py", 120),
+    Step("ray_memory", "ray_memory.py", 60),
+    Step("scale", "scale.py", 95),
+    Step("startup", "startup.py", 175),
 )
 NAMES = tuple(step.name for step in STEPS)
 

@@ -1,6 +1,6 @@
 """How much memory each stage takes: every figure from a process of its own, which does nothing else.
 
-    python jobs/bench/memory.py --out bench            # two minutes; bench.py calls it
+    python jobs/bench/memory.py --out bench            # four minutes; bench.py calls it
 
 What is told is the high-water mark of the process's resident memory, in MB, before the stage (model and libraries
 loaded) and after it. Whether a replay's memory grows with the number of steps is asked of MDM with 8 motions of 64
@@ -129,7 +129,7 @@ def measure(models: Path, quick: bool, say: Say) -> Measured:
     """Every stage of every model in a process of its own."""
     folder = models if quick else make_models(models)
     found: dict[str, Any] = {}
-    for kind in ("embedded",) if quick else ("embedded", "mdm", "unet"):
+    for kind in ("embedded",) if quick else ("mdm", "unet"):
         for stage in STAGES[:2] if quick else STAGES:
             say(f"{stage} of {kind}")
             found.setdefault(kind, {})[stage] = measured(stage, kind, folder)

@@ -1,6 +1,6 @@
 """Whether the driver's memory stays flat and the object store bounded over 200 iterations.
 
-    python jobs/bench/ray_memory.py --out bench        # about two minutes on two idle cores
+    python jobs/bench/ray_memory.py --out bench        # about a minute on two idle cores
 
 A command as users type it, `rl-motion train`, with a Ray of its own that this script looks into: the embedded model,
 two prompts of two motions an iteration, MLflow and commits as always. The driver's resident memory is read after every

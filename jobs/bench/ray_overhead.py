@@ -1,6 +1,6 @@
 """What Ray adds to a run at the size of MDM, and what working one step off takes from it.
 
-    python jobs/bench/ray_overhead.py --out bench      # about four minutes on two idle cores
+    python jobs/bench/ray_overhead.py --out bench      # about five minutes on two idle cores
 
 MDM in the authors' shape with random weights, units of eight motions of 60 frames, one thread:
 
@@ -30,10 +30,10 @@ from rl_motion.runtime.build import Workshop
 from rl_motion.types import Metrics
 
 FRAMES = 60
-ROUNDS = 4
+ROUNDS = 6
 STEP_OFF = 5
 """Iterations of a stretch, of which the first two and the last are left out one step off."""
-STRETCHES = 2
+STRETCHES = 1
 
 
 def measure(quick: bool, say: Say) -> Measured:

@@ -1,6 +1,6 @@
 """How a run scales with rollout workers: sixteen for real, and more by a model that is checked against them.
 
-    python jobs/bench/scale.py --out bench             # about three minutes on two idle cores
+    python jobs/bench/scale.py --out bench             # about two minutes on two idle cores
     python jobs/bench/scale.py --out bench --predict   # the plot and the predictions again, from what was measured
 
 Sixteen light workers go through the project's own loop, backend and flow on Ray. They sleep for a stated time instead

@@ -4,8 +4,8 @@
 
 Every figure is a ratio within a round (timing.py). A learner's step here is two passes over one unit, of DDPO with a KL
 (weight 0.1, as the jobs at the papers' settings have it): forward and backward of every transition in both, and of the
-model without adapter once in ours, once a pass in the straightforward loop. It is measured over three transitions, of
-four steps: an update takes as long for each, and there is time for more rounds.
+model without adapter once in ours, once a pass in the straightforward loop. It is measured over two transitions, of
+three steps: an update takes as long for each, and there is time for more rounds.
 
 Prompts of real lengths come to 196 frames at most in every unit here, so the straightforward loop, which pads, works on
 the shapes of full length: its time there stands for both.
@@ -85,11 +85,11 @@ class Measurement:
         network: Any = ours["full_fp32"].policy
         bare = Calls(network._denoiser, plain.samples, plain.job.policy.steps, stacked=True)
         bare.forward()
-        self._rollouts(ours, plain, stacked, bare, 0.35 * seconds)
+        self._rollouts(ours, plain, stacked, bare, 0.5 * seconds)
         self._others(ours["full_fp32"], plain, 0.05 * seconds)
         self.tell("loading")
         ours = {name: Ours(case, self.models, LEARNED_STEPS) for name, case in self.variants.items()}
-        self._learners(ours, Plain(self.full, self.models, LEARNED_STEPS), 0.5 * seconds)
+        self._learners(ours, Plain(self.full, self.models, LEARNED_STEPS), 0.35 * seconds)
         self._iteration(Ours(self.full, self.models), 0.1 * seconds)
 
     def _rollouts(self, ours: dict[str, Ours], plain: Plain, stacked: Plain, bare: Calls, seconds: float) -> None:
@@ -137,7 +137,7 @@ class Measurement:
             for name, precision in (("fp32", "float32"), ("bf16", "bfloat16")):
                 rates[name].append(best_rate(precision, 0.002 if self.quick else 0.1))
 
-        least = 1 if self.quick else 2
+        least = 1 if self.quick else 3
         times = interleaved(
             {"rate": rate, **arms}, seconds=seconds, least=least, tell=lambda what: self.tell(f"{stage}: {what}")
         )

@@ -1,6 +1,6 @@
 """How long somebody waits: for `rl-motion --help`, for the first rollout of a run, and for a killed worker's successor.
 
-    python jobs/bench/startup.py --out bench           # about two minutes on two idle cores
+    python jobs/bench/startup.py --out bench           # about three minutes on two idle cores
 
 The first two are commands as users type them, each in a process of its own, in turn. The first rollout is there when a
 run's first iteration, here of one unit of 48 motions of the demo's model, has been sampled and scored: the moment is

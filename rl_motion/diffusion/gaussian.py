@@ -30,7 +30,7 @@ def log_prob(x_BFD: Tensor, mean_BFD: Tensor, std: float, elements_B: Tensor) ->
 
 
 def kl_divergence(mean_BSFD: Tensor, reference_BSFD: Tensor, std_S: Tensor) -> Tensor:
-    """Exact KL of transitions with equal std, (mean - reference)^2 / (2 std^2) summed over elements, [B, "
-    "S] float64."""
+    """Exact KL of transitions with equal std, (mean - reference)^2 / (2 std^2) summed over elements,
+    [B, S] float64."""
     distance_BSFD = mean_BSFD - reference_BSFD
     return 0.5 * distance_BSFD.square().sum(dim=(2, 3), dtype=torch.float64) / std_S.double().square()
