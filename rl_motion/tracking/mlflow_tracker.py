@@ -38,6 +38,8 @@ _BATCH = 900
 """Metrics per request; MLflow takes 1000."""
 _RETRY_S = (1.0, 60.0)
 """First and longest pause between two tries."""
+_HEAD_START_S = 8.0
+"""So long, or until the first row, the start of the run goes first: importing mlflow holds the interpreter's lock."""
 _STORES = frozenset({"databricks", "http", "https", "mssql", "mysql", "postgresql", "sqlite"})
 """Schemes of MLflow's own stores that are no folder of files; a database's may name a driver after a plus."""
 _CREDENTIALS = re.compile(
@@ -122,6 +124,7 @@ class MlflowTracker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        self._wake.wait(_HEAD_START_S)
         delay_s = _RETRY_S[0]
         while True:
             closing = self._status
