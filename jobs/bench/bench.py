@@ -45,9 +45,9 @@ class Step:
 
 
 STEPS = (
-    Step("limits", "limits.py", 30),
-    Step("embedded", "stages.py", 105, ("embedded", "--seconds", "80")),
-    Step("mdm", "stages.py", 560, ("mdm", "--seconds", "400")),
+    Step("limits", "limits.py", 15),
+    Step("embedded", "stages.py", 100, ("embedded", "--seconds", "80")),
+    Step("mdm", "stages.py", 540, ("mdm", "--seconds", "360")),
     Step("unet", "stages.py", 240, ("unet", "--seconds", "150")),
     Step("memory", "memory.py", 210),
     Step("ray_overhead", "ray_overhead.py", 320),
