@@ -46,11 +46,11 @@ class Step:
 
 STEPS = (
     Step("limits", "limits.py", 15),
-    Step("embedded", "stages.py", 100, ("embedded", "--seconds", "80")),
-    Step("mdm", "stages.py", 540, ("mdm", "--seconds", "360")),
+    Step("embedded", "stages.py", 85, ("embedded", "--seconds", "60")),
+    Step("mdm", "stages.py", 580, ("mdm", "--seconds", "360")),
     Step("unet", "stages.py", 240, ("unet", "--seconds", "150")),
-    Step("memory", "memory.py", 210),
-    Step("ray_overhead", "ray_overhead.py", 320),
+    Step("memory", "memory.py", 205),
+    Step("ray_overhead", "ray_overhead.py", 300),
     Step("ray_sync", "ray_sync.py", 40),
     Step("ray_memory", "ray_memory.py", 60),
     Step("scale", "scale.py", 95),
