@@ -151,20 +151,29 @@ def test_batch_mates_change_log_probs_by_rounding_alone(name: str, precision: st
     policy = DiffusionPolicy(denoiser, PolicyConfig(guidance_scale=2.5, precision=precision))
     moved(policy, 0.02)
     said = (("a person walks forward", 40), ("a person waves", 33), ("a person jumps", 28))
-    prompts = tuple(Prompt(text, text, length) for text, length in said)
+    unit = Unit(0, 0, 0, tuple(Prompt(text, text, length) for text, length in said), 2)
+    whole = policy.rollout(unit)
+    audit(policy, whole)
     off = []
-    for seed in range(3):
-        unit = Unit(seed, 0, 0, prompts, 2)
-        whole = policy.rollout(unit)
-        audit(policy, whole)
-        with torch.no_grad():
-            replayed_BS = policy.replay(whole).log_prob_BS
-            for at, prompt in enumerate(unit.prompts):
-                rows = slice(2 * at, 2 * at + 2)
-                alone = policy.rollout(replace(unit, prompts=(prompt,)))
-                states = whole.states[rows, :, : prompt.length].contiguous()
-                off.append(policy.replay(replace(alone, states=states)).log_prob_BS - replayed_BS[rows])
+    with torch.no_grad():
+        replayed_BS = policy.replay(whole).log_prob_BS
+        for at, prompt in enumerate(unit.prompts):
+            rows = slice(2 * at, 2 * at + 2)
+            alone = policy.rollout(replace(unit, prompts=(prompt,)))
+            states = whole.states[rows, :, : prompt.length].contiguous()
+            off.append(policy.replay(replace(alone, states=states)).log_prob_BS - replayed_BS[rows])
     assert float(torch.cat(off).abs().mean()) <= bound
+
+
+@pytest.mark.parametrize(("name", "last"), [("mdm", "output_process"), ("mdm-smpl", "to_skel_layer")])
+def test_the_last_layer_is_not_rounded_to_bfloat16(name: str, last: str) -> None:
+    policy = policy_of(name, precision="bfloat16")
+    seen = set()
+    policy._denoiser.network.get_submodule(last).register_forward_hook(
+        lambda _, args, output: seen.add((args[0].dtype, output.dtype))
+    )
+    policy.replay(policy.rollout(unit_of(name)))
+    assert seen == {(torch.float32, torch.float32)}
 
 
 def test_precision_is_part_of_the_schedule_hash() -> None:

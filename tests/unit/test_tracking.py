@@ -203,6 +203,27 @@ def test_training_never_waits(tmp_path: Path, rows: JsonlTracker, monkeypatch: p
     release.set()
 
 
+def test_the_start_of_a_run_goes_before_mlflows_import(
+    tmp_path: Path, rows: JsonlTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = threading.Event()
+
+    def connect(self: MlflowTracker) -> None:
+        connected.set()
+        raise OSError("away")
+
+    monkeypatch.setattr(MlflowTracker, "_connect", connect)
+    tracker = MlflowTracker(settings(tmp_path), rows, [])
+    assert not connected.wait(0.3)
+    rows.append(row(0))
+    tracker.wake()
+    assert connected.wait(5)
+    monkeypatch.setattr(mlflow_tracker, "_HEAD_START_S", 0.01)
+    connected.clear()
+    MlflowTracker(settings(tmp_path), rows, [])
+    assert connected.wait(5)  # a long first rollout does not hide the run
+
+
 @pytest.mark.slow
 def test_real_mlflow_over_two_processes_of_one_run(tmp_path: Path) -> None:
     from mlflow import MlflowClient
