@@ -85,7 +85,10 @@ def test_gradients_and_the_adapters_after_a_step_are_ours(case, models, plain, k
     theirs = library(job, plain, ours)
     loop = plain.Straightforward(theirs, plain.PaddedText(job.model.name), job)
     policy = DiffusionPolicy(ours, job.policy)
-    trajectory, samples = policy.rollout(case.unit), loop.sample(case.unit)
+    trajectory = policy.rollout(case.unit)
+    # The same transitions, so that only the updates differ: samples are compared above, by a wider bound.
+    condition = loop.sample(case.unit).condition
+    samples = plain.Samples(case.unit, trajectory.states, trajectory.log_prob_BS, trajectory.sample, condition)
     advantage_B = torch.linspace(-1.0, 1.5, case.unit.batch)
     seen = {}
     step = torch.optim.Adam.step
