@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from rl_motion.models.product import product
+
 _State = tuple[tuple[int, int], ...]
 
 
@@ -36,14 +38,15 @@ class FoldedLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., I] -> [..., O]."""
         base = cast("nn.Linear", self.base_layer)
+        lower = not x.is_meta and torch.is_autocast_enabled(x.device.type)
         if self.disable_adapters:
-            output: Tensor = base(x)
-            return output
+            alone: Tensor = base(x) if lower else _Folded.apply(x, base.weight, base.bias, None, None, 1.0)  # type: ignore[no-untyped-call]
+            return alone
         (name,) = self.active_adapters
         a_RI = cast("nn.Linear", self.lora_A[name]).weight
         b_OR = cast("nn.Linear", self.lora_B[name]).weight
         scaling = self.scaling[name]
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+        if lower:
             thin = functional.linear(x, a_RI)
             whole: Tensor = base(x)
             joined = torch.addmm(whole.flatten(0, -2), thin.flatten(0, -2), b_OR.t(), alpha=scaling)
@@ -67,15 +70,21 @@ class FoldedLinear(Linear):
 
 
 class _Folded(torch.autograd.Function):
-    """x (W + s B A)^T + b, with LoRA's gradient."""
+    """x (W + s B A)^T + b, with LoRA's gradient; without A and B, of the frozen layer alone."""
 
     @staticmethod
     def forward(  # noqa: PLR0913, PLR0917
-        ctx: Any, x: Tensor, folded_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scaling: float
+        ctx: Any,
+        x: Tensor,
+        folded_OI: Tensor,
+        bias_O: Tensor | None,
+        a_RI: Tensor | None,
+        b_OR: Tensor | None,
+        scaling: float,
     ) -> Tensor:
         ctx.save_for_backward(x, folded_OI, a_RI, b_OR)
         ctx.scaling = scaling
-        return functional.linear(x, folded_OI, bias_O)
+        return product(x, folded_OI, bias_O)
 
     @staticmethod
     @once_differentiable
@@ -83,8 +92,12 @@ class _Folded(torch.autograd.Function):
         x, folded_OI, a_RI, b_OR = ctx.saved_tensors
         x_NI, gradient_NO = x.flatten(0, -2), gradient.flatten(0, -2)
         wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
-        to_x = torch.matmul(gradient, folded_OI) if wants_x else None
-        to_a = (gradient_NO @ b_OR).t() @ x_NI * ctx.scaling if wants_a else None
-        # Transposed: of g^T (x A^T) itself BLAS makes ten times as long, as its result is thin the wrong way round.
-        to_b = ((x_NI @ a_RI.t()).t() @ gradient_NO * ctx.scaling).t() if wants_b else None
+        to_x = product(gradient, folded_OI.t()) if wants_x else None
+        to_a = to_b = None
+        if wants_a:
+            thin_NR = product(gradient_NO, b_OR.t())
+            to_a = product(thin_NR.t(), x_NI.t()) * ctx.scaling
+        if wants_b:
+            thin_NR = product(x_NI, a_RI)
+            to_b = (product(thin_NR.t(), gradient_NO.t()) * ctx.scaling).t()
         return to_x, None, None, to_a, to_b, None
