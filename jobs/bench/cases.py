@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rl_motion.config import Job, PolicyConfig, ScheduleConfig
+from rl_motion.config import Job, ScheduleConfig
 from rl_motion.data import embedded
 from rl_motion.models.denoiser import MotionSpace
 from rl_motion.models.mdm import MDM, MDMConfig
@@ -34,6 +34,7 @@ from rl_motion.types import Prompt, Unit
 
 Kind = Literal["embedded", "mdm", "unet"]
 Lengths = Literal["full", "real"]
+Precision = Literal["float32", "bfloat16"]
 
 STEPS = 10
 GUIDANCE = 2.5
@@ -69,7 +70,7 @@ class Case:
 
     kind: Kind
     lengths: Lengths = "full"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     quick: bool = False
 
     @property
@@ -120,11 +121,6 @@ class Case:
         lengths = [longest] * count if self.lengths == "full" else real_lengths(count, longest)
         pairs = enumerate(zip(texts, lengths, strict=True))
         return tuple(Prompt(f"bench-{index}", text, length) for index, (text, length) in pairs)
-
-
-def knows_precision() -> bool:
-    """Whether jobs can ask for bfloat16."""
-    return "precision" in PolicyConfig.model_fields
 
 
 def real_lengths(count: int, longest: int = FULL) -> list[int]:

@@ -11,7 +11,6 @@ grow with the steps, whatever a replay does: they are told beside it.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from apart import apart
 from cases import STEPS as ALL_STEPS
 from cases import Case, make_models
 from goals import Goal
-from ray_part import Measured, Say, run_part
+from ray_part import THREADS, Measured, Say, run_part
 
-from rl_motion.config import RunFault, TrainConfig
+from rl_motion.config import RunFault
 from rl_motion.types import Unit
 
 FRAMES = 64
@@ -61,7 +61,7 @@ def run_stage(stage: str, kind: str, steps: int | None, models: Path) -> dict[st
     job, unit = whole_job(case, models, 2 if stage == "straightforward learner" else ALL_STEPS, epochs=1), case.unit
     if steps is not None:
         unit = shortened(unit, FRAMES)
-        bounded = {"replay_rows": 2 * unit.batch} if bounds_replay() else {}
+        bounded = {"replay_rows": 2 * unit.batch}
         changes = {"policy": job.policy.model_copy(update={"steps": steps})}
         job = job.model_copy(update=changes | {"train": job.train.model_copy(update=bounded)})
     if stage.startswith("straightforward"):
@@ -89,24 +89,14 @@ def run_stage(stage: str, kind: str, steps: int | None, models: Path) -> dict[st
     return {"loaded": before, "peak": after, "added": after - before, "states": states / 2**20}
 
 
-def bounds_replay() -> bool:
-    """Whether jobs can bound the memory of a replay."""
-    return "replay_rows" in TrainConfig.model_fields
-
-
 def measured(stage: str, kind: str, models: Path, steps: int | None = None) -> dict[str, float]:
     """A stage in a process of its own.
 
     Raises:
         RunFault: the process failed.
     """
-    command = [sys.executable, __file__, _ONE, stage, "--kind", kind, "--models", str(models)]
-    command += [] if steps is None else ["--steps", str(steps)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise RunFault(f"got exit code {ended.returncode} of {stage} of {kind}: {ended.stderr.strip()[-400:]}")
-    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    words = [_ONE, stage, "--kind", kind, "--models", str(models), *([] if steps is None else ["--steps", str(steps)])]
+    return apart("memory.py", f"{stage} of {kind}", *words)
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, help=__doc__, rich_markup_mode=None)
@@ -141,7 +131,7 @@ def measure(models: Path, quick: bool, say: Say) -> Measured:
     few, many = (max(grown[steps]["added"], 1.0) for steps in STEPS)
     note = (
         f"what a learner's step adds at {STEPS[1]} steps ({many:.0f} MB) over {STEPS[0]} ({few:.0f} MB), MDM, 8 "
-        f"motions of {FRAMES} frames, {'replay_rows of one call' if bounds_replay() else 'no bound'}"
+        f"motions of {FRAMES} frames, replay_rows of one call"
     )
     return [Goal("memory/replay_growth", many / few, GROWTH, False, "x", note)], found
 
@@ -154,7 +144,7 @@ def one(
     steps: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Do one stage in this process and print what it took."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     sys.stdout.write(json.dumps(run_stage(stage, kind, steps, models)) + "\n")
 
 

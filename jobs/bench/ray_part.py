@@ -23,6 +23,8 @@ from rl_motion.types import Metrics
 
 Measured = tuple[Sequence[Goal], Mapping[str, Any]]
 """The goals of a part, and everything else that it measured."""
+THREADS = 2
+"""Of a part that computes in its own process."""
 Say = Callable[[str], None]
 """Tells whoever waits what is measured now."""
 

@@ -2,14 +2,14 @@
 
     python jobs/bench/stages.py mdm --out bench           # some minutes; bench.py calls it for every model
 
-Every figure is a ratio within a round (timing.py). A learner's step here is two passes over one unit, of DDPO with a KL
+Every figure is a ratio within a round (timing.py) of a process that holds ours in one mode and the straightforward
+loop, and nothing else (compare.py). A learner's step here is two passes over one unit, of DDPO with a KL
 (weight 0.1, as the jobs at the papers' settings have it): forward and backward of every transition in both, and of the
 model without adapter once in ours, once a pass in the straightforward loop. It is measured over two transitions, of
 three steps: an update takes as long for each, and there is time for more rounds.
 
 Prompts of real lengths come to 196 frames at most in every unit here, so the straightforward loop, which pads, works on
 the shapes of full length: its time there stands for both.
-
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Annotated, Any, cast, get_args
 
 import torch
 import typer
-from arms import EPOCHS, LEARNED_STEPS, Calls, Ours, Plain, floor_operations, tiny, whole_job
-from cases import Case, Kind, Lengths, knows_precision, make_models
+from apart import apart
+from arms import EPOCHS, LEARNED_STEPS, Ours, Plain, floor_operations, tiny, whole_job
+from cases import Case, Kind, Lengths, Precision, make_models
 from goals import Goal
-from limits import best_rate
-from ray_part import Measured, Say, run_part
+from ray_part import THREADS, Measured, Say, run_part
 from safetensors import torch as safetensors
-from timing import Times, interleaved, ratio, spread
+from timing import interleaved, ratio, spread
 
 from rl_motion.models.adapter import adapter_checksum, adapter_state
 from rl_motion.runtime.build import Workshop, build_decoder, build_rewards, measure_sentinels
@@ -37,19 +37,9 @@ from rl_motion.tracking.files import write_atomic
 from rl_motion.types import Unit
 
 KINDS: tuple[str, ...] = get_args(Kind)
-THREADS = 2
-_PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm"}
+STAGES = ("rollout", "learner")
 _LEAST = {"rollout": 1.3, "rollout fast": 2.0, "learner": 2.0}
-_MOST = {"rollout over bare": 1.15, "learner over floor": 1.25, "straightforward over bare": 1.05}
-
-
-def products(events: Sequence[Any], best: float) -> str:
-    """What a profile's matrix products reach of the best rate."""
-    done, took = sum(event.flops for event in events), sum(event.self_cpu_time_total for event in events) / 1e6
-    return (
-        f"matrix products: {done / 1e9:.0f} GFLOP in {took:.2f} s, {done / max(took, 1e-9) / 1e9:.0f} GFLOP/s; the "
-        f"best product beside it {best / 1e9:.0f} GFLOP/s"
-    )
+_MOST = {"over bare": 1.15, "over floor": 1.25, "straw man": 1.05}
 
 
 class Measurement:
@@ -65,84 +55,68 @@ class Measurement:
         self.goals: list[Goal] = []
         self.stages: dict[str, Any] = {"threads": torch.get_num_threads()}
         self.profiles: dict[str, str] = {}
+        """A table of operators for every comparison that misses a goal."""
         unit = self.full.unit
         self.note = f"{unit.batch} motions of {unit.prompts[0].length} frames"
 
     @cached_property
     def variants(self) -> dict[str, Case]:
-        """The other modes of ours, by the end of their names."""
+        """The modes of ours, by the end of their names."""
         lengths: list[Lengths] = ["full", "real"] if self.kind == "mdm" else ["full"]
-        precisions = ["float32", "bfloat16"] if knows_precision() else ["float32"]
-        made = [Case(self.kind, length, precision, self.quick) for length in lengths for precision in precisions]  # type: ignore[arg-type]
+        precisions: list[Precision] = ["float32", "bfloat16"]
+        made = [Case(self.kind, length, precision, self.quick) for length in lengths for precision in precisions]
         return {case.name.removeprefix(f"{self.kind}_"): case for case in made}
 
     def measure(self, seconds: float) -> None:
         """All stages, in about so many seconds."""
+        each = 0.8 * seconds / (2 * len(self.variants))
+        for stage in STAGES:
+            for name, case in self.variants.items():
+                self._compare(stage, name, case, each)
         self.tell("loading")
-        ours = {name: Ours(case, self.models) for name, case in self.variants.items()}
-        plain, stacked = Plain(self.full, self.models), Plain(self.full, self.models, stacked=True)
-        self.stages["operations"] = {name: floor_operations(case, self.models) for name, case in self.variants.items()}
-        network: Any = ours["full_fp32"].policy
-        bare = Calls(network._denoiser, plain.samples, plain.job.policy.steps, stacked=True)
-        bare.forward()
-        self._rollouts(ours, plain, stacked, bare, 0.5 * seconds)
-        self._others(ours["full_fp32"], plain, 0.05 * seconds)
-        self.tell("loading")
-        ours = {name: Ours(case, self.models, LEARNED_STEPS) for name, case in self.variants.items()}
-        self._learners(ours, Plain(self.full, self.models, LEARNED_STEPS), 0.35 * seconds)
-        self._iteration(Ours(self.full, self.models), 0.1 * seconds)
+        ours, plain = Ours(self.full, self.models), Plain(self.full, self.models)
+        self._others(ours, plain, 0.05 * seconds)
+        del plain
+        self._iteration(ours, 0.1 * seconds)
 
-    def _rollouts(self, ours: dict[str, Ours], plain: Plain, stacked: Plain, bare: Calls, seconds: float) -> None:
-        arms: dict[str, Callable[[], object]] = {name: one.rollout for name, one in ours.items()}
-        arms |= {"straightforward": plain.rollout, "straightforward stacked": stacked.rollout}
-        arms |= {"bare": bare.rollout, "straightforward bare": plain.calls.rollout}
-        times = self._rates("rollout", arms, seconds)
-        for name in ours:
-            fast = name != "full_fp32"
-            what = f"rollout/{self.kind}_{name}"
-            least = _LEAST["rollout fast" if fast else "rollout"]
-            self._goal(what, times["straightforward"], times[name], least, "straightforward over ours")
-        self._most("rollout over bare", times["full_fp32"], times["bare"], "ours over the bare network calls")
-        inside = plain.network_s["rollout"]
-        self._most(
-            "straightforward over bare", inside, times["straightforward bare"], "the loop's network time, rollout"
-        )
-        self.stages["rollout"]["stacked over separate"] = ratio(
-            times["straightforward stacked"], times["straightforward"]
-        ).json
-        self._explain("rollout", ours["full_fp32"].rollout)
+    def _compare(self, stage: str, name: str, case: Case, seconds: float) -> None:
+        """A stage in one mode, in a process of its own, against the straightforward loop and its floor."""
+        self.tell(f"{stage} {name}")
+        words = ["--models", str(self.models), "--lengths", case.lengths, "--precision", case.precision]
+        words += ["--seconds", str(seconds), *(["--quick"] if self.quick else [])]
+        found = apart("compare.py", f"{stage} of {case.name}", stage, self.kind, *words)
+        times, before = found["seconds"], len(self.goals)
+        kept = self.stages.setdefault(stage, {})
+        kept[name] = {"seconds": {arm: spread(took).json for arm, took in times.items()}, "rates": found["rates"]}
+        fast = "" if name == "full_fp32" or stage == "learner" else " fast"
+        self._goal(f"{stage}/{case.name}", times["straightforward"], times["ours"], _LEAST[stage + fast],
+                   "straightforward over ours")  # fmt: skip
+        operations = self._operations(name, case)[stage]
+        floor = [operations / rate for rate in found["rates"]]
+        self.stages.setdefault("ratios", {})[f"{case.name} {stage} over floor"] = ratio(times["ours"], floor).json
+        if stage == "learner":
+            what = "learner over floor" + ("" if name == "full_fp32" else f" {name}")
+            self._most(what, times["ours"], floor, "ours over its floor", _MOST["over floor"])
+        if "straightforward bare" in times:
+            # The bare calls of an update are those of one pass.
+            passes, of = (EPOCHS, "learner ") if stage == "learner" else (1, "")
+            inside = [took / passes for took in found["inside"]]
+            note = f"the loop's network time, {'update' if of else 'rollout'}"
+            self._most(
+                f"straightforward {of}over bare", inside, times["straightforward bare"], note, _MOST["straw man"]
+            )
+        if "bare" in times:
+            self._most(f"{stage} over bare", times["ours"], times["bare"], "ours over the bare network calls",
+                       _MOST["over bare"])  # fmt: skip
+            kept["stacked over separate"] = ratio(times["straightforward stacked"], times["straightforward"]).json
+        if not all(goal.met for goal in self.goals[before:]):
+            self.profiles[f"{case.name}-{stage}"] = found["profile"]
 
-    def _learners(self, ours: dict[str, Ours], plain: Plain, seconds: float) -> None:
-        arms: dict[str, Callable[[], object]] = {name: one.learn for name, one in ours.items()}
-        arms |= {"straightforward": plain.learn, "straightforward bare": plain.calls.learner}
-        times = self._rates("learner", arms, seconds)
-        for name in ours:
-            what = f"learner/{self.kind}_{name}"
-            self._goal(what, times["straightforward"], times[name], _LEAST["learner"], "straightforward over ours")
-        operations, rates = self.stages["operations"], self.stages["learner"]["rates"]
-        for name in ours:
-            floor = [operations[name]["learner"] / rate for rate in rates["bf16" if "bf16" in name else "fp32"]]
-            what = "learner over floor" if name == "full_fp32" else f"learner over floor {name}"
-            self._most(what, times[name], floor, "ours over its floor", _MOST["learner over floor"])
-        inside = [seconds / EPOCHS for seconds in plain.network_s["learner"]]
-        self._most("straightforward learner over bare", inside, times["straightforward bare"],
-                   "the loop's network time, update", _MOST["straightforward over bare"])  # fmt: skip
-        self._explain("learner", ours["full_fp32"].learn)
-
-    def _rates(self, stage: str, arms: dict[str, Callable[[], object]], seconds: float) -> Times:
-        """The arms' times, beside them the machine's rates of every round; kept as a stage."""
-        rates: dict[str, list[float]] = {"fp32": [], "bf16": []}
-
-        def rate() -> None:
-            for name, precision in (("fp32", "float32"), ("bf16", "bfloat16")):
-                rates[name].append(best_rate(precision, 0.002 if self.quick else 0.1))
-
-        least = 1 if self.quick else 3
-        times = interleaved(
-            {"rate": rate, **arms}, seconds=seconds, least=least, tell=lambda what: self.tell(f"{stage}: {what}")
-        )
-        self.stages[stage] = {"seconds": {name: spread(times[name]).json for name in arms}, "rates": rates}
-        return times
+    def _operations(self, name: str, case: Case) -> dict[str, int]:
+        counted: dict[str, dict[str, int]] = self.stages.setdefault("operations", {})
+        if name not in counted:
+            counted[name] = floor_operations(case, self.models)
+        return counted[name]
 
     def _others(self, ours: Ours, plain: Plain, seconds: float) -> None:
         """Reward, evaluation, weight sync, and the whole iteration."""
@@ -189,15 +163,15 @@ class Measurement:
 
         iterate(tiny(ours.unit))
         took = interleaved({"iteration": iterate}, seconds=seconds, least=1, most=5, tell=self.tell)["iteration"]
-        stage = {name: self.stages[name]["seconds"] for name in ("rollout", "learner", "others")}
-        reward = stage["others"]["reward"]["median"]
+        rollout, learner = (self.stages[stage]["full_fp32"]["seconds"] for stage in STAGES)
+        reward = self.stages["others"]["seconds"]["reward"]["median"]
         longer = (ours.job.policy.steps - 1) / (whole_job(self.full, self.models, LEARNED_STEPS).policy.steps - 1)
-        parts = {name: stage["rollout"][name]["median"] + longer * stage["learner"][name]["median"] + reward
-                 for name in ("full_fp32", "straightforward")}  # fmt: skip
+        parts = {arm: rollout[arm]["median"] + longer * learner[arm]["median"] + reward
+                 for arm in ("ours", "straightforward")}  # fmt: skip
         iteration = spread(took)
         self.stages["iteration"] = {
             "seconds": iteration.json,
-            "over its stages": iteration.median / parts["full_fp32"],
+            "over its stages": iteration.median / parts["ours"],
             "straightforward over ours": parts["straightforward"] / iteration.median,
         }
 
@@ -206,36 +180,18 @@ class Measurement:
         self.stages.setdefault("ratios", {})[name] = found.json
         self.goals.append(Goal(name, found.median, least, True, "x", f"{note}; {self._told(name)}"))
 
-    def _most(
-        self, what: str, over: Sequence[float], under: Sequence[float], note: str, most: float | None = None
-    ) -> None:
+    def _most(self, what: str, over: Sequence[float], under: Sequence[float], note: str, most: float) -> None:
         stage, _, rest = what.partition(" ")
         name = f"{stage}/{self.kind}_{rest.replace(' ', '_')}"
         found = ratio(over, under)
         self.stages.setdefault("ratios", {})[name] = found.json
-        goal = _MOST[what] if most is None else most
-        self.goals.append(Goal(name, found.median, goal, False, "x", f"{note}; {self._told(name)}"))
+        self.goals.append(Goal(name, found.median, most, False, "x", f"{note}; {self._told(name)}"))
 
     def _told(self, name: str) -> str:
         if "real" not in name:
             return self.note
         lengths = ", ".join(str(prompt.length) for prompt in Case(self.kind, "real", quick=self.quick).unit.prompts)
         return f"{self.full.unit.batch} motions of {lengths} frames"
-
-    def _explain(self, stage: str, call: Callable[[], object]) -> None:
-        """A table of operators where a figure of the stage misses its goal."""
-        if all(goal.met for goal in self.goals if goal.name.startswith(f"{stage}/{self.kind}_")):
-            return
-        self.tell(f"profile of {stage}")
-        before = best_rate("float32", 0.1)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profiler:
-            call()
-        best = max(before, best_rate("float32", 0.1))
-        found = profiler.key_averages()
-        self.profiles[f"{self.kind}-{stage}"] = "\n".join([
-            products([event for event in found if event.key in _PRODUCTS], best),
-            found.table(sort_by="self_cpu_time_total", row_limit=25),
-        ])  # fmt: skip
 
 
 def main(
@@ -254,8 +210,10 @@ def main(
     def measure(quick: bool, say: Say) -> Measured:
         found = Measurement(cast(Kind, kind), out / "models", quick=quick, tell=say)
         found.measure(0.0 if quick else seconds)
+        for old in out.glob(f"profile-{kind}*.txt"):
+            old.unlink()
         for name, table in found.profiles.items():
-            write_atomic(out / f"profile-{name}.txt", table.encode())
+            write_atomic(out / f"profile-{name}.txt", f"{table}\n".encode())
         return found.goals, found.stages
 
     run_part(kind, out, quick, measure)

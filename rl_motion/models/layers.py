@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -250,13 +251,18 @@ class Attention(nn.Module):
             Of the shape of `x`. Masked keys get weight exactly 0: their (finite) content cannot change a bit.
         """
         if isinstance(key_valid, Packed):
-            return self._mix(self._packed(self.in_proj(x), key_valid))
+            return self._mix(self._packed(self._projected(x), key_valid))
         if query is not None:
             return query.pack(self(query.unpack(x), key_valid, memory_BMC))
-        own, key, value = self.in_proj(x).chunk(3, dim=-1)
+        own, key, value = self._projected(x).chunk(3, dim=-1)
         if memory_BMC is not None:
-            _, key, value = self.in_proj(memory_BMC).chunk(3, dim=-1)
+            _, key, value = self._projected(memory_BMC).chunk(3, dim=-1)
         return self._mix(self._attend(own, key, value, key_valid))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """Queries, keys and values; on CPUs in float32: attention is no faster there in bfloat16, and rounds worse."""
+        stacked: Tensor = self.in_proj(x)
+        return stacked.float() if stacked.is_cpu and stacked.dtype == torch.bfloat16 else stacked
 
     def _packed(self, projected_NC: Tensor, packed: Packed) -> Tensor:
         """Attention of each row's positions to one another."""
@@ -274,11 +280,7 @@ class Attention(nn.Module):
         query, key, value = (self._split(part) for part in (query_BLC, key_BMC, value_BMC))
         seen = None if key_valid_BM is None else key_valid_BM[:, None, None, :]
         dropped = self.dropout.p if self.training else 0.0
-        if query.is_cpu and query.dtype == torch.bfloat16:  # no faster there than float32, and rounds worse
-            with torch.autocast("cpu", enabled=False):
-                query, key, value = query.float(), key.float(), value.float()
-                mixed_BHLC = functional.scaled_dot_product_attention(query, key, value, seen, dropped)
-        else:
+        with torch.autocast("cpu", enabled=False) if query.is_cpu else nullcontext():
             mixed_BHLC = functional.scaled_dot_product_attention(query, key, value, seen, dropped)
         return mixed_BHLC.transpose(1, 2).flatten(2)
 

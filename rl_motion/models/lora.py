@@ -7,7 +7,8 @@ copy once for every state of the adapter (the base is never written to), and the
     dx = g (W + s B A),   dB = s g^T (x A^T),   dA = s (g B)^T x
 
 so that no gradient of the frozen W is ever computed. In a lower precision the copy would round the adapter away against
-the weights that it is added to; under autocast the two parts therefore stay apart, as in peft, joined in one pass.
+the weights that it is added to; under autocast the two parts therefore stay apart, as in peft, joined in one pass, and
+what is kept is W in that precision: autocast would round frozen weights anew at every call.
 
 With and without gradient both compute alike: rollout and replay have the same bits. Imports peft: import it late.
 
@@ -22,82 +23,105 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from rl_motion.models.product import product
 
-_State = tuple[tuple[int, int], ...]
+_State = tuple[torch.dtype, tuple[tuple[int, int], ...]]
 
 
 class FoldedLinear(Linear):
     """peft's LoRA layer around an `nn.Linear`, in its place; one adapter, plain LoRA, no dropout."""
 
-    _folded_OI: Tensor | None = None
-    _of: _State = ()
+    _kept_OI: Tensor | None = None
+    _of: _State | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., I] -> [..., O]."""
         base = cast("nn.Linear", self.base_layer)
-        lower = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-        if self.disable_adapters:
-            alone: Tensor = base(x) if lower else _Folded.apply(x, base.weight, base.bias, None, None, 1.0)  # type: ignore[no-untyped-call]
-            return alone
-        (name,) = self.active_adapters
-        a_RI = cast("nn.Linear", self.lora_A[name]).weight
-        b_OR = cast("nn.Linear", self.lora_B[name]).weight
-        scaling = self.scaling[name]
-        if lower:
-            thin = functional.linear(x, a_RI)
-            whole: Tensor = base(x)
-            joined = torch.addmm(whole.flatten(0, -2), thin.flatten(0, -2), b_OR.t(), alpha=scaling)
-            return joined.view(whole.shape)
-        weight_OI = self._folded(base.weight, a_RI, b_OR, scaling)
-        folded: Tensor = _Folded.apply(x, weight_OI, base.bias, a_RI, b_OR, scaling)  # type: ignore[no-untyped-call]
-        return folded
+        a_RI = b_OR = None
+        scaling = 0.0
+        if not self.disable_adapters:
+            (name,) = self.active_adapters
+            a_RI = cast("nn.Linear", self.lora_A[name]).weight
+            b_OR = cast("nn.Linear", self.lora_B[name]).weight
+            scaling = self.scaling[name]
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            weight_OI = self._kept(torch.get_autocast_dtype(x.device.type), base.weight)
+            apart = True
+        else:
+            weight_OI = base.weight if a_RI is None else self._kept(base.weight.dtype, base.weight, a_RI, b_OR, scaling)
+            apart = False
+        output: Tensor = _Adapted.apply(x, weight_OI, base.bias, a_RI, b_OR, scaling, apart)  # type: ignore[no-untyped-call]
+        return output
 
     def forget(self) -> None:
-        """Fold anew at the next call, whatever was written to in between and how."""
-        self._folded_OI = None
+        """Make the copy anew at the next call, whatever was written to in between and how."""
+        self._kept_OI = None
 
-    def _folded(self, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
-        """W + s B A, kept until one of the three is written to or replaced; `.data` hides that: see `forget`."""
-        state = tuple((part.data_ptr(), part._version) for part in (weight_OI, a_RI, b_OR))
-        if self._folded_OI is None or self._of != state:
+    def _kept(
+        self,
+        dtype: torch.dtype,
+        weight_OI: Tensor,
+        a_RI: Tensor | None = None,
+        b_OR: Tensor | None = None,
+        scaling: float = 0.0,
+    ) -> Tensor:
+        """W + s B A in `dtype`, kept until a part is written to or replaced; `.data` hides that: see `forget`."""
+        parts = [part for part in (weight_OI, a_RI, b_OR) if part is not None]
+        state = dtype, tuple((part.data_ptr(), part._version) for part in parts)
+        if self._kept_OI is None or self._of != state:
             with torch.no_grad():
-                self._folded_OI = torch.addmm(weight_OI, b_OR, a_RI, alpha=scaling)
+                whole = weight_OI
+                if a_RI is not None and b_OR is not None:
+                    whole = torch.addmm(weight_OI, b_OR, a_RI, alpha=scaling)
+                self._kept_OI = whole.to(dtype)
             self._of = state
-        return self._folded_OI
+        return self._kept_OI
 
 
-class _Folded(torch.autograd.Function):
-    """x (W + s B A)^T + b, with LoRA's gradient; without A and B, of the frozen layer alone."""
+class _Adapted(torch.autograd.Function):
+    """x W^T + b with LoRA's gradient, which is none of W; A and B are already in W, or `apart` and added here.
+
+    Computes in W's precision; without A and B, what the frozen layer alone does.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0913, PLR0917
         ctx: Any,
         x: Tensor,
-        folded_OI: Tensor,
+        weight_OI: Tensor,
         bias_O: Tensor | None,
         a_RI: Tensor | None,
         b_OR: Tensor | None,
         scaling: float,
+        apart: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, folded_OI, a_RI, b_OR)
-        ctx.scaling = scaling
-        return product(x, folded_OI, bias_O)
+        dtype = weight_OI.dtype
+        x_low, bias_O = x.to(dtype), None if bias_O is None else bias_O.to(dtype)
+        low_a_RI, low_b_OR = (None if part is None else part.to(dtype) for part in (a_RI, b_OR))
+        ctx.save_for_backward(x_low, weight_OI, low_a_RI, low_b_OR)
+        ctx.scaling, ctx.apart, ctx.dtype, ctx.own = scaling, apart, x.dtype, None if a_RI is None else a_RI.dtype
+        y = product(x_low, weight_OI, bias_O)
+        if apart and low_a_RI is not None and low_b_OR is not None:
+            thin_NR = product(x_low.flatten(0, -2), low_a_RI)
+            y.view(-1, y.shape[-1]).addmm_(thin_NR, low_b_OR.t(), alpha=scaling)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, folded_OI, a_RI, b_OR = ctx.saved_tensors
+        x, weight_OI, a_RI, b_OR = ctx.saved_tensors
         x_NI, gradient_NO = x.flatten(0, -2), gradient.flatten(0, -2)
-        wants_x, _, _, wants_a, wants_b, _ = ctx.needs_input_grad
-        to_x = product(gradient, folded_OI.t()) if wants_x else None
-        to_a = to_b = None
+        wants_x, _, _, wants_a, wants_b, _, _ = ctx.needs_input_grad
+        back_NR = product(gradient_NO, b_OR.t()) if b_OR is not None else gradient_NO[:, :0]
+        to_x = to_a = to_b = None
+        if wants_x:
+            to_x_NI = product(gradient_NO, weight_OI.t())
+            if ctx.apart and a_RI is not None:
+                to_x_NI.addmm_(back_NR, a_RI, alpha=ctx.scaling)
+            to_x = to_x_NI.view(x.shape).to(ctx.dtype)
         if wants_a:
-            thin_NR = product(gradient_NO, b_OR.t())
-            to_a = product(thin_NR.t(), x_NI.t()) * ctx.scaling
+            to_a = (product(back_NR.t(), x_NI.t()) * ctx.scaling).to(ctx.own)
         if wants_b:
-            thin_NR = product(x_NI, a_RI)
-            to_b = (product(thin_NR.t(), gradient_NO.t()) * ctx.scaling).t()
-        return to_x, None, None, to_a, to_b, None
+            to_b = (product(product(x_NI, a_RI).t(), gradient_NO.t()) * ctx.scaling).t().to(ctx.own)
+        return to_x, None, None, to_a, to_b, None, None

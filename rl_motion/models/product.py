@@ -1,8 +1,8 @@
 """Products of frozen weights, by the quicker of the two libraries that torch brings for CPUs.
 
-`nn.functional.linear` gives float32 to MKL, whose kernels for processors that are not Intel's stop at two thirds of what
-the machine does, a third where a result is a few columns wide, and adds the bias in a pass of its own. oneDNN, in the
-same wheel, does neither; `torch.compile` calls it by the operator below. What was measured: docs/adr/0012-products.md.
+`nn.functional.linear` gives float32 to MKL, which on processors that are not Intel's was found to reach two thirds of
+what oneDNN does, half of it where a result is a few columns wide. Both are in the same wheel; `torch.compile` calls
+oneDNN by the operator below. What was measured: docs/adr/0012-products.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def _onednn() -> Any:
 
 
 _ONEDNN = _onednn()
+_PRECISIONS = (torch.float32, torch.bfloat16)
 
 
 def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -30,7 +31,7 @@ def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tenso
     Which library computes it depends on device and precision alone, so rollout and replay have the same bits. Matrices
     may be transposed views.
     """
-    if _ONEDNN is None or x.device.type != "cpu" or not x.dtype == weight_OI.dtype == torch.float32:
+    if _ONEDNN is None or x.device.type != "cpu" or x.dtype not in _PRECISIONS:
         return functional.linear(x, weight_OI, bias_O)
     with torch.no_grad():
         result: Tensor = _ONEDNN(x, weight_OI, bias_O, "none", [], "")
