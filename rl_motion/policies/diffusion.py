@@ -299,7 +299,7 @@ class DiffusionPolicy:
     def _means(self, predict: Predict, latents_BTFD: Tensor) -> Tensor:
         means, x0_prev = [], None
         for k in range(latents_BTFD.shape[1] - 1):
-            x_BFD = latents_BTFD[:, k].contiguous()
+            x_BFD = latents_BTFD[:, k]
             x0_BFD = predict(k, x_BFD)
             means.append(self._tables.transition(k, x_BFD, x0_BFD, x0_prev)[0])
             x0_prev = x0_BFD  # with its graph: it is part of the next transition's mean
