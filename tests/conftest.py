@@ -69,6 +69,12 @@ def _restore_torch_threads() -> Iterator[None]:
 
 
 @pytest.fixture
+def torchs_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapted layers multiply as `nn.Linear` does: to the bit what the network without adapter computes."""
+    monkeypatch.setattr("rl_motion.models.product._ONEDNN", None)
+
+
+@pytest.fixture
 def one_thread() -> None:
     """Compute on one thread: what is compared bit for bit must not depend on the machine's cores."""
     import torch

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from rl_motion.config import AdapterConfig, RunFault, UserError
 from rl_motion.models.mdm import MDM, MDMConfig
+from rl_motion.models.product import product
 from tests.unit.test_jobs import application, load
 
 
@@ -119,6 +120,19 @@ def test_rates_are_positive_and_threads_come_back(limits):
     with limits.threads(1):
         assert limits.matmul_rate((8, 8, 8), torch.float32, 0.0) > 0
     assert torch.get_num_threads() == before
+
+
+def test_a_profile_counts_the_products_of_both_libraries(root):
+    compare = load(root, "bench/compare")
+    x, weight = torch.randn(64, 32), torch.randn(16, 32)
+    with torch.profiler.profile(with_flops=True, record_shapes=True) as profiler:
+        for _ in range(3):
+            product(x, weight)
+            torch.nn.functional.linear(x, weight)
+            x.exp()
+    events = profiler.key_averages(group_by_input_shape=True)
+    assert sum(compare._operations(event) for event in events) == 6 * 2 * 64 * 32 * 16
+    assert "matrix products: 0 GFLOP" in compare.products(events, 1e9) and "1 GFLOP/s" in compare.products(events, 1e9)
 
 
 # Timing.

@@ -57,7 +57,7 @@ from rl_motion.runtime.workers import Environment, Learned
 from rl_motion.types import Motions, Normalisation, Prompt, Representation, Unit
 from tests.away import AWAY, AwayTensor, pretended
 
-pytestmark = pytest.mark.usefixtures("one_thread", "_unset")
+pytestmark = pytest.mark.usefixtures("one_thread", "torchs_products", "_unset")
 TEXTS = ["a person walks", "someone kicks with the left leg"]
 PROMPTS = tuple(Prompt(id=f"p{n}", text=text, length=12 - n, group="walk") for n, text in enumerate(TEXTS))
 UNITS = tuple(Unit(0, 0, index, PROMPTS, 2, watched=index == 0) for index in range(2))

@@ -26,6 +26,7 @@ HELP = {
     "bench/bench": {"--only", "--again", "--join", "--quick", "goes on where it stopped"},
     "bench/limits": {"--out", "--quick", "reads memory", "not of its weights"},
     "bench/stages": {"--seconds", "--quick", "ratio within a round"},
+    "bench/compare": {"--models", "--precision", "--quick", "one process"},
     "bench/memory": {"--out", "--quick", "a process of its own"},
     "bench/scale": {"--out", "--predict", "--quick", "1024 rollout workers", "Simulated"},
     "bench/ray_overhead": {"--out", "--quick", "one step off", "What Ray adds"},

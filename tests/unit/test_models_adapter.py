@@ -47,6 +47,7 @@ def _adapted(config=None, **kwargs):
     return network, model
 
 
+@pytest.mark.usefixtures("torchs_products")
 def test_a_fresh_adapter_changes_no_bit():
     base = _network()(*_inputs())
     network, model = _adapted()
@@ -64,6 +65,7 @@ def test_adapted_predictions_have_the_same_bits_with_and_without_gradients():
         assert torch.equal(network(*_inputs()), with_grad)
 
 
+@pytest.mark.usefixtures("torchs_products")
 def test_a_disabled_adapter_is_the_base_and_everything_comes_back():
     base = _network()(*_inputs())
     network, model = _adapted()

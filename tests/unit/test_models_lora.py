@@ -72,6 +72,53 @@ def test_the_same_bits_with_and_without_gradient(lower: bool) -> None:
         assert without.dtype == (torch.bfloat16 if lower else torch.float32)
 
 
+def test_gradients_in_bfloat16_are_as_good_as_pefts() -> None:
+    mine = ours()
+    with torch.no_grad():
+        mine.second.lora_B.default.weight.mul_(20.0)  # so that what passes through the adapter counts
+
+    def gradients(network: One, lower: bool) -> Tensor:
+        x = rows().to(next(network.parameters()).dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            y = network(x)
+        lora = network.second.lora_A.default.weight, network.second.lora_B.default.weight
+        found = torch.autograd.grad(y.to(x.dtype).square().mean(), [x, *lora])
+        assert {part.dtype for part in found} == {x.dtype}
+        return torch.cat([(part / part.norm()).double().flatten() for part in found])
+
+    plain = pefts(mine, torch.float32)
+    exact = gradients(copy.deepcopy(plain).double(), lower=False)
+    off = [float((gradients(network, lower=True) - exact).norm()) for network in (mine, plain)]
+    assert off[0] < min(1.2 * off[1], 0.02)
+
+
+@pytest.mark.parametrize("lower", [False, True], ids=["float32", "bfloat16"])
+def test_a_disabled_adapter_lets_the_gradient_through_and_gets_none(lower: bool) -> None:
+    network, x = ours(), rows().requires_grad_()
+    with adapter_disabled(network), torch.autocast("cpu", torch.bfloat16, enabled=lower):
+        y = network(x)
+    y.float().sum().backward()
+    hidden = 1.0 - torch.tanh(network.first(x)).square()
+    want = (hidden * network.second.base_layer.weight.sum(dim=0)) @ network.first.weight
+    torch.testing.assert_close(x.grad, want, rtol=0.05 if lower else 1e-4, atol=0.05 if lower else 1e-5)
+    assert network.second.lora_A.default.weight.grad is None
+
+
+def test_weights_are_rounded_once_for_bfloat16() -> None:
+    network, x = ours(), rows()
+    with torch.autocast("cpu", torch.bfloat16):
+        network(x)
+        kept = network.second._kept_OI
+        network(x)
+        with adapter_disabled(network):
+            network(x)
+        assert network.second._kept_OI is kept and kept.dtype == torch.bfloat16
+        with torch.no_grad():
+            network.second.base_layer.weight.mul_(2.0)
+        network(x)
+        assert network.second._kept_OI is not kept
+
+
 def test_autocast_keeps_what_an_adapter_adds_that_is_smaller_than_the_weights_rounding() -> None:
     """Folded in bfloat16, most of it would be lost."""
     network, x = ours(), rows()

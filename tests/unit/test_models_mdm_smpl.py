@@ -172,6 +172,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.usefixtures("torchs_products")
 @pytest.mark.parametrize("target", TARGETS)
 def test_targets_say_what_is_adapted_and_each_of_its_layers_learns(target):
     network = _model()
