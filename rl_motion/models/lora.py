@@ -24,16 +24,14 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rl_motion.models.kept import Kept
 from rl_motion.models.product import product
-
-_State = tuple[torch.dtype, tuple[tuple[int, int], ...]]
 
 
 class FoldedLinear(Linear):
     """peft's LoRA layer around an `nn.Linear`, in its place; one adapter, plain LoRA, no dropout."""
 
-    _kept_OI: Tensor | None = None
-    _of: _State | None = None
+    _kept: Kept | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., I] -> [..., O]."""
@@ -45,38 +43,22 @@ class FoldedLinear(Linear):
             a_RI = cast("nn.Linear", self.lora_A[name]).weight
             b_OR = cast("nn.Linear", self.lora_B[name]).weight
             scaling = self.scaling[name]
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            weight_OI = self._kept(torch.get_autocast_dtype(x.device.type), base.weight)
-            apart = True
+        if self._kept is None:
+            self._kept = Kept()
+        apart = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        if apart:
+            weight_OI = self._kept.get([base.weight], torch.get_autocast_dtype(x.device.type), lambda: base.weight)
+        elif a_RI is None or b_OR is None:
+            weight_OI = base.weight
         else:
-            weight_OI = base.weight if a_RI is None else self._kept(base.weight.dtype, base.weight, a_RI, b_OR, scaling)
-            apart = False
+            parts = base.weight, b_OR, a_RI
+            weight_OI = self._kept.get(parts, base.weight.dtype, lambda: torch.addmm(*parts, alpha=scaling))
         output: Tensor = _Adapted.apply(x, weight_OI, base.bias, a_RI, b_OR, scaling, apart)  # type: ignore[no-untyped-call]
         return output
 
     def forget(self) -> None:
         """Make the copy anew at the next call, whatever was written to in between and how."""
-        self._kept_OI = None
-
-    def _kept(
-        self,
-        dtype: torch.dtype,
-        weight_OI: Tensor,
-        a_RI: Tensor | None = None,
-        b_OR: Tensor | None = None,
-        scaling: float = 0.0,
-    ) -> Tensor:
-        """W + s B A in `dtype`, kept until a part is written to or replaced; `.data` hides that: see `forget`."""
-        parts = [part for part in (weight_OI, a_RI, b_OR) if part is not None]
-        state = dtype, tuple((part.data_ptr(), part._version) for part in parts)
-        if self._kept_OI is None or self._of != state:
-            with torch.no_grad():
-                whole = weight_OI
-                if a_RI is not None and b_OR is not None:
-                    whole = torch.addmm(weight_OI, b_OR, a_RI, alpha=scaling)
-                self._kept_OI = whole.to(dtype)
-            self._of = state
-        return self._kept_OI
+        self._kept = None
 
 
 class _Adapted(torch.autograd.Function):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rl_motion.models.kept import FrozenConv1d
 from rl_motion.models.layers import drop_stored_table, sinusoidal_table, valid_mask
 
 GROUPS = 8
@@ -157,7 +158,7 @@ class UNet(nn.Module):
         below = config.features
         for width in channels:
             first, second = Block(below, width, config), Block(width, width, config)
-            self.downs.append(nn.ModuleList([first, second, _Resampling(nn.Conv1d(width, width, 3, 2, 1))]))
+            self.downs.append(nn.ModuleList([first, second, _Resampling(FrozenConv1d(width, width, 3, 2, 1))]))
             below = width
         self.mid_block1, self.mid_block2 = Block(below, below, config), Block(below, below, config)
         for width in reversed(channels):
@@ -223,14 +224,14 @@ class _ResidualBlock(nn.Module):
         self.time_mlp = nn.Sequential(nn.Mish(), modulation)
         self.dropout = nn.Dropout(config.dropout)
         same = channels_in == channels
-        self.residual_conv: nn.Module = nn.Identity() if same else nn.Conv1d(channels_in, channels, 1)
+        self.residual_conv: nn.Module = nn.Identity() if same else FrozenConv1d(channels_in, channels, 1)
         for parameter in (*last.block.parameters(), *modulation.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, x_BCF: Tensor, time_BC: Tensor, valid_BF: Tensor | None) -> Tensor:
         scale_BC1, shift_BC1 = self.time_mlp(time_BC).unsqueeze(-1).chunk(2, dim=1)
         hidden_BCF = self.blocks[0](x_BCF, valid_BF)
-        hidden_BCF = functional.mish(hidden_BCF * (1 + scale_BC1) + shift_BC1)
+        hidden_BCF = functional.mish(torch.addcmul(shift_BC1, hidden_BCF, 1 + scale_BC1))
         hidden_BCF = functional.mish(self.blocks[1](hidden_BCF, valid_BF))
         output: Tensor = self.dropout(hidden_BCF) + self.residual_conv(x_BCF)
         return output
@@ -242,7 +243,7 @@ class _ConvNorm(nn.Module):
     def __init__(self, norm_name: str, channels_in: int, channels: int) -> None:
         super().__init__()
         self._norm_name = norm_name
-        self.block = nn.Conv1d(channels_in, channels, _KERNEL, padding=_KERNEL // 2)
+        self.block = FrozenConv1d(channels_in, channels, _KERNEL, padding=_KERNEL // 2)
         self.add_module(norm_name, nn.GroupNorm(GROUPS, channels))
 
     def forward(self, x_BCF: Tensor, valid_BF: Tensor | None) -> Tensor:

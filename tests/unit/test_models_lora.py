@@ -108,15 +108,15 @@ def test_weights_are_rounded_once_for_bfloat16() -> None:
     network, x = ours(), rows()
     with torch.autocast("cpu", torch.bfloat16):
         network(x)
-        kept = network.second._kept_OI
+        kept = network.second._kept._made
         network(x)
         with adapter_disabled(network):
             network(x)
-        assert network.second._kept_OI is kept and kept.dtype == torch.bfloat16
+        assert network.second._kept._made is kept and kept.dtype == torch.bfloat16
         with torch.no_grad():
             network.second.base_layer.weight.mul_(2.0)
         network(x)
-        assert network.second._kept_OI is not kept
+        assert network.second._kept._made is not kept
 
 
 def test_autocast_keeps_what_an_adapter_adds_that_is_smaller_than_the_weights_rounding() -> None:

@@ -1,4 +1,4 @@
-"""Products by oneDNN: what `nn.Linear` computes, to float32's rounding, and by the same library wherever it is asked."""
+"""Products by oneDNN: what `nn.Linear` computes, to float32's rounding, and by one library wherever it is asked."""
 
 from __future__ import annotations
 
