@@ -84,14 +84,15 @@ def calibrated(job: Job, backend: Any, state: loop.State, iterations: int) -> tu
     """The costs of this machine, from units that take no time.
 
     An iteration of one unit has two calls, one after the other: what one takes. Of that the driver, which does it for
-    all workers, pays what its own process computes for a call in iterations of many units; the rest passes beside
-    the other workers' calls. What is left of an iteration is the update.
+    all workers in one thread, pays what that thread computes for a call in iterations of many units; the rest, Ray's
+    own threads included, passes beside the other workers' calls. What is left of an iteration is the update.
     """
     alone = job.model_copy(update={"train": job.train.model_copy(update={"prompts_per_iteration": 1})})
     state, _, one = iterate(synchronous(alone), ray_light.pool(alone, 0, 0, 0), backend, state, iterations)
-    before_s = time.process_time()
+    flow = time.pthread_getcpuclockid(backend._thread.ident)
+    before_s = time.clock_gettime(flow)
     state, _, many = iterate(synchronous(job), ray_light.pool(job, 0, 0, 0), backend, state, iterations)
-    answer_s = (time.process_time() - before_s) / iterations / job.train.prompts_per_iteration / 2
+    answer_s = (time.clock_gettime(flow) - before_s) / iterations / job.train.prompts_per_iteration / 2
     call_s = statistics.median(row["time/wait_s"] for row in one) / 2
     update_s = statistics.median(row["time/learner_s"] for row in many)
     return state, Costs(answer_s=answer_s, latency_s=max(call_s - answer_s, 0.0), update_s=update_s)
