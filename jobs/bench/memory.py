@@ -5,7 +5,8 @@
 What is told is the high-water mark of the process's resident memory, in MB, before the stage (model and libraries
 loaded) and after it. Whether a replay's memory grows with the number of steps is asked of MDM with 8 motions of 64
 frames and a fixed `train.replay_rows` of one network call: what a stage adds at 20 steps over what it adds at 5. States
-grow with the steps, whatever a replay does: they are told beside it.
+grow with the steps, whatever a replay does: they are told beside it. There glibc gives back at once what is freed: what
+its heap keeps for later is as much as half of the rest, another share in every run, and hides what a replay holds.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ GROWTH = 1.1
 """Of what a stage adds: a tenth is the states', which are stored whatever a replay does."""
 STAGES = ("rollout", "learner", "straightforward rollout", "straightforward learner")
 _ONE = "one"
+_GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+"""glibc's settings: every block of this size is the system's again once it is freed."""
 
 
 def high_water_mb() -> float:
@@ -90,13 +93,15 @@ def run_stage(stage: str, kind: str, steps: int | None, models: Path) -> dict[st
 
 
 def measured(stage: str, kind: str, models: Path, steps: int | None = None) -> dict[str, float]:
-    """A stage in a process of its own.
+    """A stage in a process of its own; of so many steps, what it holds.
 
     Raises:
         RunFault: the process failed.
     """
-    words = [_ONE, stage, "--kind", kind, "--models", str(models), *([] if steps is None else ["--steps", str(steps)])]
-    return apart("memory.py", f"{stage} of {kind}", *words)
+    words = [_ONE, stage, "--kind", kind, "--models", str(models)]
+    if steps is None:
+        return apart("memory.py", f"{stage} of {kind}", *words)
+    return apart("memory.py", f"{stage} of {kind}", *words, "--steps", str(steps), **_GIVEN_BACK)
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, help=__doc__, rich_markup_mode=None)

@@ -16,7 +16,7 @@ ATTEMPTS = 4
 """How often one piece of work is tried, before a run gives up on its system errors."""
 SAY_S = 60.0
 """Between two words about what is waited for."""
-_SIGN_S = 5.0
+_SIGN_S = 3.0
 _RECENT = 32
 _log = logging.getLogger(__name__)
 
