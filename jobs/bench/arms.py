@@ -44,7 +44,11 @@ class Ours:
         self.learner: Any = training.learner
         few = tiny(self.unit)
         self.learner.step([experience(self.policy.rollout(few))])
-        self.trajectory = self.policy.rollout(self.unit)
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """What the learner learns from, again and again."""
+        return self.policy.rollout(self.unit)
 
     def rollout(self) -> Trajectory:
         """Sample the unit."""
@@ -58,16 +62,24 @@ class Ours:
 class Plain:
     """The straightforward loop on a case."""
 
-    def __init__(self, case: Case, models: Path, steps: int = STEPS, *, stacked: bool = False) -> None:
+    def __init__(self, case: Case, models: Path, steps: int = STEPS) -> None:
         """Load the model, with the library's own adapter layers."""
         self.job = whole_job(case, models, steps)
         self.unit = case.unit
         self.denoiser = load_denoiser(self.job.model.name)
         library_adapter(self.denoiser.network, self.job.adapter)
-        self.loop = Straightforward(self.denoiser, PaddedText(self.job.model.name), self.job, stacked)
+        self.loop = Straightforward(self.denoiser, PaddedText(self.job.model.name), self.job)
         self.network_s: dict[str, list[float]] = {"rollout": [], "learner": []}
-        self.samples: Samples = self.loop.sample(self.unit)
-        self.calls = Calls(self.denoiser, self.samples, self.job.policy.steps, stacked=stacked)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What the update learns from, again and again."""
+        return self.loop.sample(self.unit)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """Its network's calls alone."""
+        return Calls(self.denoiser, self.samples, self.job.policy.steps, stacked=False)
 
     def rollout(self) -> Samples:
         """Sample the unit."""

@@ -46,15 +46,15 @@ class Step:
 
 STEPS = (
     Step("limits", "limits.py", 15),
-    Step("embedded", "stages.py", 85, ("embedded", "--seconds", "60")),
-    Step("mdm", "stages.py", 580, ("mdm", "--seconds", "360")),
-    Step("unet", "stages.py", 240, ("unet", "--seconds", "150")),
-    Step("memory", "memory.py", 205),
-    Step("ray_overhead", "ray_overhead.py", 300),
+    Step("embedded", "stages.py", 90, ("embedded", "--seconds", "40")),
+    Step("mdm", "stages.py", 650, ("mdm", "--seconds", "240")),
+    Step("unet", "stages.py", 200, ("unet", "--seconds", "100")),
+    Step("memory", "memory.py", 200),
+    Step("ray_overhead", "ray_overhead.py", 255),
     Step("ray_sync", "ray_sync.py", 40),
     Step("ray_memory", "ray_memory.py", 60),
     Step("scale", "scale.py", 95),
-    Step("startup", "startup.py", 175),
+    Step("startup", "startup.py", 165),
 )
 NAMES = tuple(step.name for step in STEPS)
 

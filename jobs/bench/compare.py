@@ -2,7 +2,7 @@
 
     python jobs/bench/compare.py rollout mdm --models bench/models         # what stages.py calls, a mode at a time
 
-Prints the seconds of every round as JSON: `{seconds: {arm: [...]}, inside: [...], rates: {precision: [...]}, profile}`.
+Prints the seconds of every round as JSON: `{seconds: {arm: [...]}, inside: [...], rates: [...], profile}`.
 `inside`: of the straightforward loop's seconds, its network's. A process holds two models: what a third costs the first
 two (its memory, the caches of a library) would else be in their ratio, and it was found to be much.
 """
@@ -30,28 +30,27 @@ _ONEDNN = "mkldnn::_linear_pointwise"
 """Ours, which torch's profiler counts no operations of."""
 
 
-def rollout(case: Case, models: Path, *, bare: bool) -> tuple[Arms, Plain, Ours]:
-    """Arms of a rollout; `bare`: with the bare calls, and the straightforward loop with both halves in one call."""
+def rollout(case: Case, models: Path, *, bare: bool) -> tuple[Arms, Plain]:
+    """Arms of a rollout; `bare`: with the bare calls of both."""
     ours, plain = Ours(case, models), Plain(replace(case, lengths="full", precision="float32"), models)
     arms: Arms = {"ours": ours.rollout, "straightforward": plain.rollout}
     if bare:
         network: Any = ours.policy
         calls = Calls(network._denoiser, plain.samples, plain.job.policy.steps, stacked=True)
-        stacked = replace(plain.loop, stacked=True)
-        arms |= {"straightforward stacked": lambda: stacked.sample(plain.unit)}
         arms |= {"bare": calls.rollout, "straightforward bare": plain.calls.rollout}
         calls.forward()
-    return arms, plain, ours
+    return arms, plain
 
 
-def learner(case: Case, models: Path, *, bare: bool) -> tuple[Arms, Plain, Ours]:
-    """Arms of an update; `bare`: with the bare calls of the straightforward loop."""
+def learner(case: Case, models: Path, *, bare: bool) -> tuple[Arms, Plain]:
+    """Arms of an update, and what both learn from; `bare`: with the bare calls of the straightforward loop."""
     whole = replace(case, lengths="full", precision="float32")
     ours, plain = Ours(case, models, LEARNED_STEPS), Plain(whole, models, LEARNED_STEPS)
+    _ = ours.trajectory, plain.samples
     arms: Arms = {"ours": ours.learn, "straightforward": plain.learn}
     if bare:
         arms |= {"straightforward bare": plain.calls.learner}
-    return arms, plain, ours
+    return arms, plain
 
 
 STAGES = {"rollout": rollout, "learner": learner}
@@ -98,7 +97,7 @@ def main(  # noqa: PLR0913, PLR0917 - the options of a command
     """Measure a stage in one mode beside the straightforward loop, and print every round's seconds."""
     torch.set_num_threads(1 if quick else THREADS)
     case = Case(cast(Kind, kind), cast(Lengths, lengths), cast(Precision, precision), quick)
-    arms, plain, ours = STAGES[stage](case, models, bare=case.name.endswith("full_fp32"))
+    arms, plain = STAGES[stage](case, models, bare=case.name.endswith("full_fp32"))
     each_s = 0.002 if quick else 0.1
     rates: list[float] = []
     measured: Arms = {"rate": lambda: rates.append(best_rate(precision, each_s)), **arms}
@@ -107,7 +106,7 @@ def main(  # noqa: PLR0913, PLR0917 - the options of a command
         "seconds": {name: times[name] for name in arms},
         "inside": plain.network_s[stage],
         "rates": rates,
-        "profile": explain(precision, ours.rollout if stage == "rollout" else ours.learn, each_s),
+        "profile": explain(precision, arms["ours"], each_s) if case.lengths == "full" else "",
     }
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -30,7 +30,7 @@ from rl_motion.runtime.build import Workshop
 from rl_motion.types import Metrics
 
 FRAMES = 60
-ROUNDS = 5
+ROUNDS = 4
 STEP_OFF = 5
 """Iterations of a stretch, of which the first two and the last are left out one step off."""
 STRETCHES = 1

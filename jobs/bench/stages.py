@@ -55,7 +55,7 @@ class Measurement:
         self.goals: list[Goal] = []
         self.stages: dict[str, Any] = {"threads": torch.get_num_threads()}
         self.profiles: dict[str, str] = {}
-        """A table of operators for every comparison that misses a goal."""
+        """A table of operators for every comparison at full length that misses a goal."""
         unit = self.full.unit
         self.note = f"{unit.batch} motions of {unit.prompts[0].length} frames"
 
@@ -76,8 +76,8 @@ class Measurement:
         self.tell("loading")
         ours, plain = Ours(self.full, self.models), Plain(self.full, self.models)
         self._others(ours, plain, 0.05 * seconds)
-        del plain
-        self._iteration(ours, 0.1 * seconds)
+        del ours, plain
+        self._iteration(Ours(self.full, self.models, LEARNED_STEPS), 0.1 * seconds)
 
     def _compare(self, stage: str, name: str, case: Case, seconds: float) -> None:
         """A stage in one mode, in a process of its own, against the straightforward loop and its floor."""
@@ -108,8 +108,7 @@ class Measurement:
         if "bare" in times:
             self._most(f"{stage} over bare", times["ours"], times["bare"], "ours over the bare network calls",
                        _MOST["over bare"])  # fmt: skip
-            kept["stacked over separate"] = ratio(times["straightforward stacked"], times["straightforward"]).json
-        if not all(goal.met for goal in self.goals[before:]):
+        if found["profile"] and not all(goal.met for goal in self.goals[before:]):
             self.profiles[f"{case.name}-{stage}"] = found["profile"]
 
     def _operations(self, name: str, case: Case) -> dict[str, int]:
@@ -153,7 +152,7 @@ class Measurement:
         self.goals.append(Goal(f"sync/{self.kind}_bytes", len(behaviours[0].adapter) / tensors, 1.25, False, "x", note))
 
     def _iteration(self, ours: Ours, seconds: float) -> None:
-        """The local backend's whole iteration, beside the sum of its stages and the straightforward loop's."""
+        """The local backend's whole iteration, of few steps, beside the sum of its stages and the loop's."""
         backend = LocalBackend(ours.job, Workshop())
         behaviour = [backend.start().behaviour]
 
@@ -165,8 +164,8 @@ class Measurement:
         took = interleaved({"iteration": iterate}, seconds=seconds, least=1, most=5, tell=self.tell)["iteration"]
         rollout, learner = (self.stages[stage]["full_fp32"]["seconds"] for stage in STAGES)
         reward = self.stages["others"]["seconds"]["reward"]["median"]
-        longer = (ours.job.policy.steps - 1) / (whole_job(self.full, self.models, LEARNED_STEPS).policy.steps - 1)
-        parts = {arm: rollout[arm]["median"] + longer * learner[arm]["median"] + reward
+        share = ours.job.policy.steps / whole_job(self.full, self.models).policy.steps
+        parts = {arm: share * rollout[arm]["median"] + learner[arm]["median"] + reward
                  for arm in ("ours", "straightforward")}  # fmt: skip
         iteration = spread(took)
         self.stages["iteration"] = {

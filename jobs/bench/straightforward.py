@@ -4,7 +4,7 @@ Its parts are those of ddpo-pytorch (scripts/train.py), of TRL 0.23.1's DDPOTrai
 
 - a diffusers scheduler whose `step` makes every latent, here DPMSolverMultistepScheduler with `sde-dpmsolver++`;
 - two calls of the network for guidance, one conditional, one not, as in MDM's ClassifierFreeSampleModel. (ddpo-pytorch
-  and TRL stack both into one batch; `stacked` does as they do, and the table says both.)
+  and TRL stack both into one batch, which was measured to bring nothing here: docs/benchmarks.md.)
 - texts padded to the encoder's longest, encoded in one batch once per rollout; the update reuses them, as theirs does;
 - an update that takes one timestep at a time: forward, PPO's loss of that step, backward; gradients add up over the
   timesteps, then they are clipped and Adam makes one step;
@@ -116,14 +116,12 @@ class Straightforward:
         denoiser: the network and its face; only `network` and `null_condition` are used.
         text: encodes texts.
         job: policy, algorithm and training settings: DDPO, first order, `last_step: frozen`.
-        stacked: whether both halves of guidance are one call of 2B rows.
         network_s: seconds that went into the network so far, its backward included.
     """
 
     denoiser: MotionDenoiser
     text: Callable[[Sequence[str]], Tensor | TextTokens]
     job: Job
-    stacked: bool = False
     network_s: float = 0.0
     _optimizer: torch.optim.Adam | None = field(default=None, repr=False)
 
@@ -210,13 +208,8 @@ class Straightforward:
         count, scale, length_B = len(x_BFD), self.job.policy.guidance_scale, rows.length_B
         t_B, null = t.expand(count), self.denoiser.null_condition(count)
         started = time.perf_counter()
-        if self.stacked:
-            both = _stacked(rows.condition, null)
-            raw = self.denoiser.network(torch.cat([x_BFD] * 2), torch.cat([t_B] * 2), both, torch.cat([length_B] * 2))
-            conditional, unconditional = raw.chunk(2)
-        else:
-            conditional = self.denoiser.network(x_BFD, t_B, rows.condition, length_B)
-            unconditional = self.denoiser.network(x_BFD, t_B, null, length_B)
+        conditional = self.denoiser.network(x_BFD, t_B, rows.condition, length_B)
+        unconditional = self.denoiser.network(x_BFD, t_B, null, length_B)
         self.network_s += time.perf_counter() - started
         guided_BFD: Tensor = unconditional + scale * (conditional - unconditional)
         return guided_BFD
@@ -292,11 +285,3 @@ def _log_prob(x_BFD: Tensor, mean_BFD: Tensor, std: float, elements_B: Tensor) -
     """Mean over valid elements of log N(x; mean, std^2), [B] float64; both are zero beyond a row's length."""
     square_B = ((x_BFD - mean_BFD) / std).square().sum(dim=(1, 2), dtype=torch.float64)
     return -0.5 * square_B / elements_B - math.log(std) - 0.5 * math.log(2.0 * math.pi)
-
-
-def _stacked(condition: Tensor | TextTokens, null: Any) -> Any:
-    """Conditions of both halves as one batch; a row of tokens without any is unconditional."""
-    if isinstance(condition, TextTokens):
-        nothing_B = torch.zeros_like(condition.length_B)
-        return TextTokens(torch.cat([condition.tokens_BMC] * 2), torch.cat([condition.length_B, nothing_B]))
-    return torch.cat([condition, null])

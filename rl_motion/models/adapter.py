@@ -198,7 +198,7 @@ def adapter_disabled(model: nn.Module) -> Iterator[None]:
 
 
 def forget_folded(network: nn.Module) -> None:
-    """Let no layer of `network` go on with what it made of an adapter before (`rl_motion.models.lora`).
+    """Let no layer of `network` go on with what it made of weights before (`rl_motion.models.kept`).
 
     Layers see what autograd sees written. A write through `.data`, as many averages of weights make, it does not see.
     """
