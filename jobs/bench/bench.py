@@ -47,14 +47,14 @@ class Step:
 STEPS = (
     Step("limits", "limits.py", 15),
     Step("embedded", "stages.py", 90, ("embedded", "--seconds", "40")),
-    Step("mdm", "stages.py", 650, ("mdm", "--seconds", "240")),
-    Step("unet", "stages.py", 200, ("unet", "--seconds", "100")),
-    Step("memory", "memory.py", 200),
-    Step("ray_overhead", "ray_overhead.py", 255),
+    Step("mdm", "stages.py", 640, ("mdm", "--seconds", "240")),
+    Step("unet", "stages.py", 250, ("unet", "--seconds", "100")),
+    Step("memory", "memory.py", 195),
+    Step("ray_overhead", "ray_overhead.py", 230),
     Step("ray_sync", "ray_sync.py", 40),
-    Step("ray_memory", "ray_memory.py", 60),
+    Step("ray_memory", "ray_memory.py", 70),
     Step("scale", "scale.py", 95),
-    Step("startup", "startup.py", 165),
+    Step("startup", "startup.py", 160),
 )
 NAMES = tuple(step.name for step in STEPS)
 
